@@ -1,0 +1,1 @@
+//! Harness that boots real QEMU guests beside the built `vsteer` binary and drives them.

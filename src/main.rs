@@ -1,0 +1,2 @@
+//! The vsteer appliance.
+fn main() {}

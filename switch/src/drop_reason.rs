@@ -1,0 +1,72 @@
+//! Why a packet was dropped.
+//!
+//! A drop is a packet's fate, not an error: a reason is a small copyable value that indexes a counter. Reasons that are
+//! found before a verdict count at the ingress port, those found while transmitting at the egress port.
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
+        /// Why a packet was dropped; indexes the drop counters of a port.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in counter order.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)*];
+
+            /// Number of reasons, the length of a table of drop counters.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The reason's name in statistics, `snake_case`.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(DropReason::$variant => $name,)*
+                }
+            }
+
+            /// The reason's index in a table of [`COUNT`](Self::COUNT) drop counters.
+            pub fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Ingress: the frame is shorter than an Ethernet header.
+    FrameTooShort => "frame_too_short",
+    /// Ingress: the virtio-net header asks for an offload that does not fit its frame.
+    BadOffload => "bad_offload",
+    /// Ingress: the queue is started but disabled; its packets are drained and discarded.
+    QueueDisabled => "queue_disabled",
+    /// Ingress: the frame's VLAN is not a member of the port.
+    VlanNotMember => "vlan_not_member",
+    /// Ingress: the source address is a group address or zero.
+    BadSource => "bad_source",
+    /// Ingress: the destination is a link-local reserved address (IEEE 802.1D), never forwarded.
+    ReservedDestination => "reserved_destination",
+    /// Ingress: the destination was learned at the port the frame came from.
+    Hairpin => "hairpin",
+    /// Ingress: the decision left no port to send to.
+    NoEgress => "no_egress",
+    /// Egress: the port was removed after the decision.
+    PortGone => "port_gone",
+    /// Egress: the guest is not connected, or has not started the queue.
+    NotConnected => "not_connected",
+    /// Egress: the guest has given no buffers.
+    NoGuestBuffer => "no_guest_buffer",
+    /// Egress: the guest's buffers are too small for the frame and cannot be merged.
+    GuestBufferTooSmall => "guest_buffer_too_small",
+    /// Egress: the frame is longer than the port takes.
+    TooLong => "too_long",
+    /// Egress: the headers do not fit the packet head, so that they cannot be rewritten or segmented.
+    HeadersTooLong => "headers_too_long",
+    /// Egress: the host interface refused the frame.
+    HostRefused => "host_refused",
+    /// Egress: the host interface's queue is full.
+    HostQueueFull => "host_queue_full",
+    /// Egress: the port's ring broke and is stopped.
+    RingBroken => "ring_broken",
+}

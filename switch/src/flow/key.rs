@@ -1,0 +1,188 @@
+//! The key of a flow: every header field that a rule or a cache may look at, in one flat record.
+//!
+//! A key is also an array of 64-bit words, and caches work on words: hashing, masking and comparing never look at
+//! fields. The words are ordered by the depth of the headers they come from, so that extraction can stop early and a
+//! cache that only looks at the first words never touches the rest. Extraction writes keys, [`Mask`]s have the same
+//! layout with a one for each bit that matters.
+//!
+//! Fields that a packet lacks are zero. IPv4 addresses lie in the last four bytes of the 16-byte address fields.
+
+use zerocopy::byteorder::big_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A 48-bit Ethernet address.
+pub type MacAddr = [u8; 6];
+
+/// One VLAN tag as it stands in the frame; all zero when absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VlanTag {
+    /// Tag protocol: 0x8100 or 0x88a8.
+    pub tpid: U16,
+    /// Priority (3 bits), drop eligible (1 bit), VLAN (12 bits).
+    pub tci: U16,
+}
+
+/// `FlowKey::ip_frag`: the packet is a fragment.
+pub const FRAG_ANY: u8 = 1;
+/// `FlowKey::ip_frag`: the packet is a fragment other than the first, so it has no transport header.
+pub const FRAG_LATER: u8 = 2;
+
+/// The key of a flow.
+///
+/// Layout: [`WORDS`](Self::WORDS) 64-bit words without padding; see [`Depth`] for which words each depth fills.
+///
+/// # Source
+/// Field names follow ovs-fields(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
+pub struct FlowKey {
+    // Word 0: where the packet came from.
+    /// Ingress port number.
+    pub in_port: u32,
+    /// Keeps word 0 whole; always zero.
+    pub reserved0: u32,
+    // Words 1-3: link layer.
+    /// Ethernet destination.
+    pub eth_dst: MacAddr,
+    /// Ethernet source.
+    pub eth_src: MacAddr,
+    /// Ethernet type after all VLAN tags; values below 0x600 (802.3 lengths) are stored as 0x05ff.
+    pub eth_type: U16,
+    /// Keeps word 2 whole; always zero.
+    pub reserved1: u16,
+    /// Outer and inner VLAN tag.
+    pub vlan: [VlanTag; 2],
+    // Words 4-8: network layer.
+    /// IP protocol, or the low byte of the ARP operation.
+    pub ip_proto: u8,
+    /// IPv4 type of service or IPv6 traffic class: DSCP (6 bits), ECN (2 bits).
+    pub ip_tos: u8,
+    /// Time to live or hop limit.
+    pub ip_ttl: u8,
+    /// [`FRAG_ANY`] and [`FRAG_LATER`].
+    pub ip_frag: u8,
+    /// IPv6 flow label, 20 bits.
+    pub ipv6_label: U32,
+    /// IP source, or ARP sender address.
+    pub ip_src: [u8; 16],
+    /// IP destination, or ARP target address.
+    pub ip_dst: [u8; 16],
+    // Words 9-13: transport layer and neighbour protocols.
+    /// TCP, UDP or SCTP source port; ICMP or ICMPv6 type.
+    pub tp_src: U16,
+    /// TCP, UDP or SCTP destination port; ICMP or ICMPv6 code.
+    pub tp_dst: U16,
+    /// TCP flags, 12 bits.
+    pub tcp_flags: U16,
+    /// Keeps word 9 whole; always zero.
+    pub reserved2: u16,
+    /// ICMPv6 neighbour discovery target.
+    pub nd_target: [u8; 16],
+    /// ARP sender hardware address, or neighbour discovery source link-layer option.
+    pub hw_src: MacAddr,
+    /// ARP target hardware address, or neighbour discovery target link-layer option.
+    pub hw_dst: MacAddr,
+    /// Keeps word 13 whole; always zero.
+    pub reserved3: u32,
+}
+
+impl FlowKey {
+    /// Words in a key.
+    pub const WORDS: usize = size_of::<Self>() / 8;
+
+    /// The key as words, in memory order.
+    #[inline]
+    pub fn words(&self) -> &[u64; Self::WORDS] {
+        zerocopy::transmute_ref!(self)
+    }
+
+    /// The key as words, to write them.
+    #[inline]
+    pub fn words_mut(&mut self) -> &mut [u64; Self::WORDS] {
+        zerocopy::transmute_mut!(self)
+    }
+}
+
+/// How deep into the headers a key is filled. Each depth fills all words of the ones before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Depth {
+    /// Ingress port, Ethernet and VLAN tags: words `0..4`.
+    #[default]
+    Link,
+    /// IP or ARP: words `0..9`.
+    Network,
+    /// Transport and neighbour protocols: all words.
+    Transport,
+}
+
+impl Depth {
+    /// Number of leading words that this depth fills.
+    #[inline]
+    pub const fn words(self) -> usize {
+        match self {
+            Depth::Link => 4,
+            Depth::Network => 9,
+            Depth::Transport => FlowKey::WORDS,
+        }
+    }
+}
+
+/// Which bits of a [`FlowKey`] matter: the same layout, a one for each bit that is looked at.
+///
+/// A mask that is too exact costs speed; one that is too wide misroutes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mask(pub FlowKey);
+
+impl Mask {
+    /// The shallowest depth that fills every word the mask looks at.
+    pub fn depth(&self) -> Depth {
+        let last = self.0.words().iter().rposition(|&word| word != 0).unwrap_or(0);
+        [Depth::Link, Depth::Network]
+            .into_iter()
+            .find(|depth| last < depth.words())
+            .unwrap_or(Depth::Transport)
+    }
+
+    /// Adds every bit of `other`.
+    pub fn unite(&mut self, other: &Mask) {
+        for (mine, theirs) in self.0.words_mut().iter_mut().zip(other.0.words()) {
+            *mine |= theirs;
+        }
+    }
+
+    /// `key` with every bit that does not matter set to zero.
+    #[must_use]
+    pub fn apply(&self, key: &FlowKey) -> FlowKey {
+        let mut masked = *key;
+        for (word, mask) in masked.words_mut().iter_mut().zip(self.0.words()) {
+            *word &= mask;
+        }
+        masked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_of_a_mask_is_the_shallowest_that_fills_it() {
+        let mut mask = Mask::default();
+        assert_eq!(mask.depth(), Depth::Link);
+        mask.0.vlan[1].tci = U16::MAX_VALUE;
+        assert_eq!(mask.depth(), Depth::Link);
+        mask.0.ip_proto = 0xff;
+        assert_eq!(mask.depth(), Depth::Network);
+        mask.0.ip_dst[15] = 1;
+        assert_eq!(mask.depth(), Depth::Network);
+        mask.0.tp_src = U16::new(1);
+        assert_eq!(mask.depth(), Depth::Transport);
+    }
+
+    #[test]
+    fn key_has_no_padding_and_fourteen_words() {
+        assert_eq!(FlowKey::WORDS, 14);
+        assert_eq!(size_of::<FlowKey>(), 112);
+    }
+}

@@ -1,0 +1,4 @@
+//! Flow keys, masks and their extraction from packet heads.
+
+/// The key of a flow: the header fields that rules and caches match on.
+pub mod key;

@@ -1,0 +1,14 @@
+//! The switch: packets, flow keys, caches, the slow path and actions. No I/O, no threads, no clock:
+//! ports and time are passed in. Modules are listed in the order in which a packet meets them.
+
+/// Port identifiers.
+pub mod port;
+
+/// Why a packet was dropped: one counter per reason.
+pub mod drop_reason;
+
+/// A packet: private head, borrowed tail, offload state.
+pub mod packet;
+
+/// Flow keys, masks and their extraction from packet heads.
+pub mod flow;

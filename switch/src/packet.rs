@@ -1,0 +1,472 @@
+//! A packet on its way through the switch: a private head, a borrowed tail, and the offload state that travels along.
+//!
+//! The **head** is a private copy of the frame's first bytes. All parsing, matching and rewriting happens on it, so a
+//! guest that changes its memory under us changes nothing that was decided. The **tail** is the rest, left where it lies
+//! (guest memory, a NIC buffer) and copied exactly once, into the egress port's buffer.
+//!
+//! A worker owns one [`Burst`] and reuses it for ever: nothing here allocates once it is made. An ingress port fills it,
+//! the pipeline reads heads, egress ports read [`Frame`]s. The source buffers go back to their owner only after every
+//! egress port has copied, which is what makes the tail's pointers valid.
+
+#![allow(
+    unsafe_code,
+    reason = "the tail is read through raw pointers, as its owner may write to it meanwhile"
+)]
+
+use std::fmt;
+
+use crate::port::PortId;
+
+/// Largest number of packets in a burst.
+pub const BURST: usize = 32;
+
+/// Free bytes before a fresh head: room for two VLAN tags and a tunnel's outer headers.
+pub const HEADROOM: usize = 64;
+
+/// Bytes of a frame that are copied into its head, if the frame has as many. It holds the longest headers that the
+/// switch reads: Ethernet, two tags, IPv6 with extension headers, TCP with all its options.
+pub const HEAD_CAPACITY: usize = 192;
+
+/// Longest frame that any port can hand in: a 64 KiB GSO frame with its link-layer header and tags.
+pub const MAX_FRAME_BYTES: usize = 65_535 + 14 + 8;
+
+/// How the transport checksum of a frame stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Checksum {
+    /// As it stands in the frame; nobody vouched for it.
+    #[default]
+    Unknown,
+    /// A trusted port verified it.
+    Verified,
+    /// Only the pseudo-header is summed: the sum from byte `start` to the end goes to `start + offset`.
+    Partial {
+        /// Where summing starts, in bytes from the start of the frame.
+        start: u16,
+        /// Where the sum goes, in bytes from `start`.
+        offset: u16,
+    },
+}
+
+/// Which segmentation a frame still needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GsoKind {
+    /// None: the frame is as long as it looks.
+    #[default]
+    None,
+    /// TCP over IPv4.
+    TcpV4,
+    /// TCP over IPv6.
+    TcpV6,
+}
+
+/// Work on a frame that was put off to the egress port.
+///
+/// # Source
+/// virtio 1.3 §5.1.6 (`virtio_net_hdr`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offload {
+    /// The transport checksum.
+    pub checksum: Checksum,
+    /// The segmentation.
+    pub gso: GsoKind,
+    /// The TCP stream carries congestion-window-reduced marks, which need ECN-aware segmentation.
+    pub gso_ecn: bool,
+    /// Payload bytes of each segment, when `gso` is not `None`.
+    pub gso_size: u16,
+    /// Bytes of headers to repeat in each segment, as the sender said; a hint only.
+    pub header_len: u16,
+}
+
+impl Offload {
+    /// Moves the positions in the frame by `delta` bytes, after a tag was pushed (positive) or popped.
+    pub fn shift(&mut self, delta: i16) {
+        if let Checksum::Partial { start, .. } = &mut self.checksum {
+            *start = start.saturating_add_signed(delta);
+        }
+        if self.gso != GsoKind::None {
+            self.header_len = self.header_len.saturating_add_signed(delta);
+        }
+    }
+}
+
+/// A piece of a packet's tail, where it lies.
+///
+/// # Invariants
+/// 1. `ptr..ptr + len` is mapped and readable until the burst that holds the segment is cleared.
+///
+/// The bytes may change at any time: they are only ever copied out, never borrowed.
+#[derive(Clone, Copy)]
+pub struct Segment {
+    ptr: *const u8,
+    len: u32,
+}
+
+impl fmt::Debug for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:p}+{}", self.ptr, self.len)
+    }
+}
+
+impl Segment {
+    /// A segment of `len` bytes at `ptr`.
+    ///
+    /// # Safety
+    /// 1. `ptr..ptr + len` stays mapped and readable until the burst that takes the segment is cleared.
+    pub unsafe fn new(ptr: *const u8, len: u32) -> Self {
+        Self { ptr, len }
+    }
+
+    /// Where the segment lies.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.ptr
+    }
+
+    /// Bytes in the segment.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether the segment has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// Which bytes of a burst's segments are the tail of one packet.
+#[derive(Debug, Clone, Copy, Default)]
+struct TailRange {
+    /// Index of the first segment in the burst.
+    first: u32,
+    /// Bytes of the first segment that are not part of the tail (they are in the head).
+    skip: u32,
+    /// Bytes in the tail.
+    len: u32,
+}
+
+/// The tail of one packet: `len` bytes spread over segments.
+#[derive(Debug, Clone, Copy)]
+pub struct Tail<'a> {
+    segments: &'a [Segment],
+    skip: usize,
+    len: usize,
+}
+
+impl<'a> Tail<'a> {
+    /// A tail without bytes.
+    pub const EMPTY: Tail<'static> = Tail { segments: &[], skip: 0, len: 0 };
+
+    /// Bytes in the tail.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the tail has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The part of the tail that starts `offset` bytes in and is at most `len` bytes long.
+    #[must_use]
+    pub fn slice(&self, offset: usize, len: usize) -> Tail<'a> {
+        let mut rest = Tail { segments: self.segments, skip: self.skip, len: self.len };
+        rest.advance(offset.min(self.len));
+        rest.len = rest.len.min(len);
+        rest
+    }
+
+    /// Takes the next piece that lies in one place, at most `max` bytes, off the front.
+    pub fn next_piece(&mut self, max: usize) -> Option<Segment> {
+        while self.len > 0 {
+            let segment = self.segments.first()?;
+            let here = segment.len() - self.skip;
+            if here == 0 {
+                self.segments = &self.segments[1..];
+                self.skip = 0;
+                continue;
+            }
+            let take = here.min(self.len).min(max);
+            if take == 0 {
+                return None;
+            }
+            // SAFETY: `skip + take <= segment.len`, so the pointer stays inside the segment (Segment invariant 1).
+            let ptr = unsafe { segment.ptr.add(self.skip) };
+            self.skip += take;
+            self.len -= take;
+            // A piece of a segment is no longer than the segment, whose length is a u32.
+            #[allow(clippy::cast_possible_truncation, reason = "take <= segment.len, a u32")]
+            return Some(Segment { ptr, len: take as u32 });
+        }
+        None
+    }
+
+    fn advance(&mut self, mut bytes: usize) {
+        while bytes > 0 {
+            match self.next_piece(bytes) {
+                Some(piece) => bytes -= piece.len(),
+                None => return,
+            }
+        }
+    }
+
+    /// Copies the whole tail to `to`.
+    ///
+    /// # Panics
+    /// If `to` is shorter than the tail.
+    pub fn copy_to(&self, to: &mut [u8]) {
+        assert!(to.len() >= self.len);
+        let mut rest = Tail { segments: self.segments, skip: self.skip, len: self.len };
+        let mut at = 0;
+        while let Some(piece) = rest.next_piece(usize::MAX) {
+            // SAFETY: the source is readable (Segment invariant 1); the pieces add up to at most `self.len`, which `to`
+            // holds; `to` is an exclusive borrow of our own memory, so the two do not overlap.
+            unsafe { std::ptr::copy_nonoverlapping(piece.ptr, to[at..].as_mut_ptr(), piece.len()) };
+            at += piece.len();
+        }
+    }
+}
+
+/// What an egress port is given: a frame in pieces, and the work still to do on it.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame<'a> {
+    /// The first bytes, private.
+    pub head: &'a [u8],
+    /// The rest, where it lies.
+    pub tail: Tail<'a>,
+    /// Work put off to the egress port.
+    pub offload: Offload,
+}
+
+impl Frame<'_> {
+    /// Bytes in the frame.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
+    /// Whether the frame has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One packet of a burst.
+///
+/// # Invariants
+/// 1. `start + head_len <= HEADROOM + HEAD_CAPACITY`.
+#[repr(C, align(64))]
+pub struct Packet {
+    /// The port it came in by.
+    pub in_port: PortId,
+    start: u16,
+    head_len: u16,
+    /// Work put off to the egress port.
+    pub offload: Offload,
+    tail: TailRange,
+    buf: [u8; HEADROOM + HEAD_CAPACITY],
+}
+
+impl fmt::Debug for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Packet")
+            .field("in_port", &self.in_port)
+            .field("head", &self.head())
+            .field("tail_len", &self.tail.len)
+            .field("offload", &self.offload)
+            .finish()
+    }
+}
+
+impl Packet {
+    #[allow(clippy::cast_possible_truncation, reason = "HEADROOM is a small constant")]
+    const fn new() -> Self {
+        Self {
+            in_port: PortId::ZERO,
+            start: HEADROOM as u16,
+            head_len: 0,
+            offload: Offload {
+                checksum: Checksum::Unknown,
+                gso: GsoKind::None,
+                gso_ecn: false,
+                gso_size: 0,
+                header_len: 0,
+            },
+            tail: TailRange { first: 0, skip: 0, len: 0 },
+            buf: [0; HEADROOM + HEAD_CAPACITY],
+        }
+    }
+
+    /// The head.
+    #[inline]
+    pub fn head(&self) -> &[u8] {
+        &self.buf[usize::from(self.start)..][..usize::from(self.head_len)]
+    }
+
+    /// The head, to rewrite it.
+    #[inline]
+    pub fn head_mut(&mut self) -> &mut [u8] {
+        &mut self.buf[usize::from(self.start)..][..usize::from(self.head_len)]
+    }
+
+    /// Bytes in the packet, head and tail.
+    #[inline]
+    pub fn len(&self) -> usize {
+        usize::from(self.head_len) + self.tail.len as usize
+    }
+
+    /// Whether the packet has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Grows the head by `N` bytes at the front and returns them, or `None` without as much headroom.
+    pub fn push_front<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
+        let start = usize::from(self.start).checked_sub(N)?;
+        self.start = u16::try_from(start).ok()?;
+        self.head_len += u16::try_from(N).ok()?;
+        self.buf[start..].first_chunk_mut()
+    }
+
+    /// Takes `bytes` bytes off the front of the head; false, and nothing done, if the head is shorter.
+    pub fn pull_front(&mut self, bytes: u16) -> bool {
+        let fits = bytes <= self.head_len;
+        if fits {
+            self.start += bytes;
+            self.head_len -= bytes;
+        }
+        fits
+    }
+}
+
+/// Up to [`BURST`] packets and the segments of their tails.
+///
+/// # Concurrency
+/// Owned by one worker. The raw pointers in it are only valid between the fill and the clear, during which the worker
+/// holds the source ring, so a burst is never sent while it is filled.
+#[derive(Debug)]
+pub struct Burst {
+    packets: Box<[Packet]>,
+    count: usize,
+    segments: Vec<Segment>,
+}
+
+// SAFETY: the pointers are only dereferenced through frames of packets in the burst; the owner clears the burst before it
+// lets go of the memory they point to, on whichever thread it runs (Segment invariant 1).
+unsafe impl Send for Burst {}
+
+impl Default for Burst {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Burst {
+    /// Segments that a burst holds: enough for 32 GSO frames of ordinary size, or several of the longest chains.
+    pub const SEGMENTS: usize = 4096;
+
+    /// An empty burst.
+    pub fn new() -> Self {
+        Self {
+            packets: (0..BURST).map(|_| Packet::new()).collect(),
+            count: 0,
+            segments: Vec::with_capacity(Self::SEGMENTS),
+        }
+    }
+
+    /// Forgets the packets and their segments.
+    pub fn clear(&mut self) {
+        self.count = 0;
+        self.segments.clear();
+    }
+
+    /// Packets in the burst.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is no packet in the burst.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Packets that still fit.
+    pub fn spare_packets(&self) -> usize {
+        BURST - self.count
+    }
+
+    /// Segments that still fit.
+    pub fn spare_segments(&self) -> usize {
+        Self::SEGMENTS - self.segments.len()
+    }
+
+    /// The packets.
+    #[inline]
+    pub fn packets(&self) -> &[Packet] {
+        &self.packets[..self.count]
+    }
+
+    /// The packets, to rewrite them.
+    #[inline]
+    pub fn packets_mut(&mut self) -> &mut [Packet] {
+        &mut self.packets[..self.count]
+    }
+
+    /// The packet at `index` as an egress port takes it.
+    #[inline]
+    pub fn frame(&self, index: usize) -> Frame<'_> {
+        let packet = &self.packets()[index];
+        let TailRange { first, skip, len } = packet.tail;
+        let tail = if len == 0 {
+            Tail::EMPTY
+        } else {
+            Tail { segments: &self.segments[first as usize..], skip: skip as usize, len: len as usize }
+        };
+        Frame { head: packet.head(), tail, offload: packet.offload }
+    }
+
+    /// Appends a packet made of `segments`: copies its head and keeps the rest as its tail.
+    ///
+    /// The caller has checked that the burst has room for a packet and for the segments, and that the frame is no longer
+    /// than [`MAX_FRAME_BYTES`].
+    ///
+    /// # Panics
+    /// If the burst has no room.
+    #[inline]
+    pub fn push(&mut self, in_port: PortId, offload: Offload, segments: &[Segment]) {
+        assert!(self.count < BURST && segments.len() <= self.spare_segments());
+        let packet = &mut self.packets[self.count];
+        packet.in_port = in_port;
+        packet.offload = offload;
+        #[allow(clippy::cast_possible_truncation, reason = "HEADROOM is a small constant")]
+        {
+            packet.start = HEADROOM as u16;
+        }
+        let mut head_len = 0;
+        let mut rest = segments;
+        let mut skip = 0;
+        while let Some(segment) = rest.first() {
+            let take = segment.len().min(HEAD_CAPACITY - head_len);
+            let to = &mut packet.buf[HEADROOM + head_len..][..take];
+            // SAFETY: `take` bytes are readable at the segment's start (Segment invariant 1) and writable in `to`, which
+            // is our own memory.
+            unsafe { std::ptr::copy_nonoverlapping(segment.ptr, to.as_mut_ptr(), take) };
+            head_len += take;
+            if take < segment.len() {
+                skip = take;
+                break;
+            }
+            rest = &rest[1..];
+        }
+        let tail_len: usize = rest.iter().map(Segment::len).sum::<usize>() - skip;
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "bounded by HEAD_CAPACITY, SEGMENTS and MAX_FRAME_BYTES"
+        )]
+        {
+            packet.head_len = head_len as u16;
+            packet.tail =
+                TailRange { first: self.segments.len() as u32, skip: skip as u32, len: tail_len as u32 };
+        }
+        self.segments.extend_from_slice(rest);
+        self.count += 1;
+    }
+}

@@ -1,0 +1,1 @@
+//! Guest memory and virtqueues, turned into bursts of packets and back.
