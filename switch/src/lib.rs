@@ -7,6 +7,9 @@ pub mod port;
 /// Why a packet was dropped: one counter per reason.
 pub mod drop_reason;
 
+/// Counters of a port.
+pub mod counters;
+
 /// A packet: private head, borrowed tail, offload state.
 pub mod packet;
 

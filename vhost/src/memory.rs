@@ -1,0 +1,288 @@
+//! Guest memory as this process sees it.
+//!
+//! A [`RegionTable`] is an immutable snapshot of a front-end's memory table. Each ring holds one, and with it the
+//! mappings, so that a new table never pulls memory from under a burst: the session thread swaps the ring's table under
+//! the ring's lock, and the old mappings go when the last snapshot does.
+//!
+//! The guest writes to this memory at any time. No reference to it is ever made: reads and writes go through raw copies
+//! in this file and in `ring/layout.rs`.
+
+#![allow(unsafe_code, reason = "guest memory is read and written through raw pointers")]
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vm_memory::{
+    GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
+};
+use vsteer_switch::packet::Segment;
+
+use crate::dirty_log::DirtyLog;
+use crate::sigbus;
+
+/// Guest memory with our dirty log.
+pub type GuestMemory = GuestMemoryMmap<DirtyLog>;
+
+/// A guest-physical address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GuestAddr(pub u64);
+
+/// Why a memory table cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryFault {
+    /// The file behind a region ends before the region does; touching the rest would raise SIGBUS.
+    #[error(
+        "memory region at guest address {start:#x} wants {wanted} bytes of a file that has {present}: the front-end \
+         truncated its memfd"
+    )]
+    FileTooShort {
+        /// Guest-physical start of the region.
+        start: u64,
+        /// Bytes of the file that the region needs.
+        wanted: u64,
+        /// Bytes that the file has.
+        present: u64,
+    },
+    /// A region has no bytes, or wraps around the address space.
+    #[error("memory region at guest address {start:#x} with {len} bytes is empty or wraps around")]
+    BadRegion {
+        /// Guest-physical start of the region.
+        start: u64,
+        /// Bytes in the region.
+        len: u64,
+    },
+    /// The file behind a region cannot be examined.
+    #[error("the file behind the memory region at guest address {start:#x} cannot be examined")]
+    NoFile {
+        /// Guest-physical start of the region.
+        start: u64,
+    },
+    /// All ports together map more regions than this process can watch.
+    #[error("too many memory regions in all ports together; give the guests fewer, larger memory back-ends")]
+    TooManyRegions,
+}
+
+/// One region of guest memory.
+///
+/// # Invariants
+/// 1. `host..host + len` is mapped readable and writable for as long as the table that holds the region.
+/// 2. `start + len` does not overflow.
+#[derive(Debug)]
+struct Region {
+    start: u64,
+    len: u64,
+    host: NonNull<u8>,
+    log: DirtyLog,
+    _watch: sigbus::Watch,
+}
+
+impl Region {
+    fn new(region: &GuestRegionMmap<DirtyLog>, shrank: &Arc<AtomicBool>) -> Result<Self, MemoryFault> {
+        let (start, len) = (region.start_addr().0, region.len());
+        let bad = MemoryFault::BadRegion { start, len };
+        if len == 0 || start.checked_add(len).is_none() {
+            return Err(bad);
+        }
+        let offset = region.file_offset().ok_or(MemoryFault::NoFile { start })?;
+        let present = offset.file().metadata().map_err(|_| MemoryFault::NoFile { start })?.len();
+        let wanted = offset.start().checked_add(len).ok_or(bad)?;
+        if present < wanted {
+            return Err(MemoryFault::FileTooShort { start, wanted, present });
+        }
+        let host = region.get_host_address(MemoryRegionAddress(0)).map_err(|_| bad)?;
+        let host = NonNull::new(host).ok_or(bad)?;
+        let bytes = usize::try_from(len).map_err(|_| bad)?;
+        let watch = sigbus::Watch::new(host, bytes, Arc::clone(shrank)).ok_or(MemoryFault::TooManyRegions)?;
+        Ok(Self { start, len, host, log: region.bitmap(), _watch: watch })
+    }
+}
+
+/// A contiguous piece of guest memory that a ring may write to.
+///
+/// # Invariants
+/// 1. `host..host + len` lies inside one region of the table that the ring holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    host: NonNull<u8>,
+    len: u32,
+    region: u16,
+}
+
+impl Span {
+    /// Bytes in the span.
+    pub(crate) fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// The span as a packet's tail sees it.
+    pub(crate) fn segment(&self) -> Segment {
+        // SAFETY: 1. the bytes are mapped while the ring's table is (Span invariant 1); the burst that takes the segment is
+        // cleared before the ring's lock is let go, and only under that lock does the table change.
+        unsafe { Segment::new(self.host.as_ptr(), self.len) }
+    }
+
+    /// The part that starts `offset` bytes in.
+    ///
+    /// # Panics
+    /// If `offset` is beyond the span.
+    #[inline]
+    pub(crate) fn skip(&self, offset: usize) -> Span {
+        assert!(offset <= self.len());
+        // SAFETY: the offset stays inside the span, hence inside the region.
+        let host = unsafe { self.host.add(offset) };
+        #[allow(clippy::cast_possible_truncation, reason = "offset <= len, a u32")]
+        Span { host, len: self.len - offset as u32, region: self.region }
+    }
+
+    /// Copies `bytes` to the start of the span.
+    ///
+    /// # Panics
+    /// If the span is shorter.
+    #[inline]
+    pub(crate) fn write(&self, bytes: &[u8]) {
+        assert!(bytes.len() <= self.len());
+        // SAFETY: the destination is mapped and long enough (Span invariant 1, assertion); the source is our own memory.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.host.as_ptr(), bytes.len()) }
+    }
+
+    /// Copies the bytes of `from` to the start of the span.
+    ///
+    /// # Panics
+    /// If the span is shorter.
+    #[inline]
+    pub(crate) fn write_segment(&self, from: Segment) {
+        assert!(from.len() <= self.len());
+        // SAFETY: the destination is mapped and long enough (Span invariant 1, assertion), the source is readable (Segment
+        // invariant 1). A guest can make the two overlap only by giving one page to two queues of its own; `copy` allows it.
+        unsafe { std::ptr::copy(from.as_ptr(), self.host.as_ptr(), from.len()) }
+    }
+
+    /// Copies the first bytes of the span to `to`.
+    ///
+    /// # Panics
+    /// If the span is shorter.
+    #[inline]
+    pub(crate) fn read(&self, to: &mut [u8]) {
+        assert!(to.len() <= self.len());
+        // SAFETY: the source is mapped and long enough (Span invariant 1, assertion); the destination is our own memory.
+        unsafe { std::ptr::copy_nonoverlapping(self.host.as_ptr(), to.as_mut_ptr(), to.len()) }
+    }
+
+    /// The first `len` bytes of the span, or all of it if it is shorter.
+    #[inline]
+    pub(crate) fn truncate(&self, len: usize) -> Span {
+        #[allow(clippy::cast_possible_truncation, reason = "the minimum is at most self.len, a u32")]
+        Span { len: self.len().min(len) as u32, ..*self }
+    }
+
+    /// Asks the processor to fetch the first bytes, to read (or to write) them soon.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(self.host.as_ptr());
+    }
+}
+
+/// Asks the processor to fetch the cache line at `ptr`.
+#[inline]
+pub(crate) fn prefetch(ptr: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint and touches no memory; SSE is part of x86-64.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(ptr.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = ptr;
+}
+
+/// A snapshot of a front-end's memory table.
+///
+/// # Concurrency
+/// Immutable but for `shrank`, which the SIGBUS handler sets and rings read once per burst. The raw pointers in it point
+/// to shared mappings that `memory` keeps.
+#[derive(Debug)]
+pub struct RegionTable {
+    /// Sorted by `start`, without overlap (vm-memory refuses overlapping regions).
+    regions: Box<[Region]>,
+    shrank: Arc<AtomicBool>,
+    memory: Arc<GuestMemory>,
+}
+
+// SAFETY: the pointers are to memory that any thread may read and write through raw copies (see the head of the file).
+unsafe impl Send for RegionTable {}
+// SAFETY: as above; nothing in the table is written but an atomic.
+unsafe impl Sync for RegionTable {}
+
+impl RegionTable {
+    /// Checks every region of `memory` and takes a snapshot.
+    ///
+    /// # Errors
+    /// The first region that cannot be used.
+    pub fn new(memory: Arc<GuestMemory>) -> Result<Self, MemoryFault> {
+        let shrank = Arc::new(AtomicBool::new(false));
+        let mut regions =
+            memory.iter().map(|region| Region::new(region, &shrank)).collect::<Result<Vec<_>, _>>()?;
+        regions.sort_by_key(|region| region.start);
+        Ok(Self { regions: regions.into_boxed_slice(), shrank, memory })
+    }
+
+    /// Number of regions.
+    pub fn len(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// Whether there is no memory.
+    pub fn is_empty(&self) -> bool {
+        self.regions.is_empty()
+    }
+
+    /// Whether the file behind a region was found shorter than the region while it was in use.
+    #[inline]
+    pub(crate) fn shrank(&self) -> bool {
+        // Relaxed: the flag stands alone, and the handler ran on the thread that touched the memory.
+        self.shrank.load(Ordering::Relaxed)
+    }
+
+    /// The longest piece of `addr..addr + len` that starts at `addr` and lies in one region, or `None` if `addr` is in no
+    /// region. A buffer that runs from one region into the next takes several calls.
+    #[inline]
+    pub(crate) fn span(&self, addr: GuestAddr, len: u32) -> Option<Span> {
+        let index = match &*self.regions {
+            [only] if addr.0 >= only.start => 0,
+            regions => regions.partition_point(|region| region.start <= addr.0).checked_sub(1)?,
+        };
+        let region = &self.regions[index];
+        let offset = addr.0 - region.start;
+        let rest = region.len.checked_sub(offset).filter(|&rest| rest > 0)?;
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "offset < len, which fitted usize when the region was mapped"
+        )]
+        // SAFETY: `offset < region.len`, so the result is inside the mapping (Region invariant 1).
+        let host = unsafe { region.host.add(offset as usize) };
+        let len = u32::try_from(rest).map_or(len, |rest| rest.min(len));
+        #[allow(clippy::cast_possible_truncation, reason = "the protocol allows 509 regions")]
+        Some(Span { host, len, region: index as u16 })
+    }
+
+    /// Where `addr..addr + len` lies, if all of it lies in one region.
+    pub(crate) fn whole(&self, addr: GuestAddr, len: u32) -> Option<NonNull<u8>> {
+        self.span(addr, len).filter(|span| span.len == len).map(|span| span.host)
+    }
+
+    /// Marks the first `len` bytes of `span` as written, for live migration.
+    pub(crate) fn log_write(&self, span: &Span, len: usize) {
+        let region = &self.regions[usize::from(span.region)];
+        let offset = span.host.as_ptr() as usize - region.host.as_ptr() as usize;
+        region.log.mark(offset, len);
+    }
+
+    /// Carries the dirty log of `old` over to the regions that have none: a front-end that changes its memory table while
+    /// it migrates need not send the log again.
+    pub(crate) fn adopt_log(&self, old: &RegionTable) {
+        let Some(log) = old.regions.iter().find_map(|region| region.log.memory()) else { return };
+        for region in self.memory.iter() {
+            region.bitmap().adopt(&log, region);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Transmitq to burst: takes what the guest has made available, checks it, and copies the heads.
+//!
+//! Runs on the worker that polls the queue, under the ring's lock. The tails stay in guest memory; the chains are staged as
+//! used but not published, so the guest leaves the buffers alone until the burst has left the switch.
+
+use vsteer_switch::counters::PortCounters;
+use vsteer_switch::drop_reason::DropReason;
+use vsteer_switch::packet::{BURST, Burst, MAX_FRAME_BYTES, Offload, Segment};
+use vsteer_switch::port::PortId;
+
+use super::features::Negotiated;
+use super::header::{self, HEADER_BYTES};
+use crate::memory::{GuestAddr, Span};
+use crate::ring::{Access, AvailChain, RingFault, SplitRing};
+
+/// Shortest frame: an Ethernet header.
+const MIN_FRAME_BYTES: usize = 14;
+
+/// Longest chain of pieces that one frame may have.
+const MAX_SEGMENTS: usize = 1024;
+
+/// Where dequeue works: reused for every burst.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    chains: [AvailChain; BURST],
+    /// The one piece of each chain that has only one; the common case.
+    single: [Option<Span>; BURST],
+    pieces: Vec<Segment>,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self { chains: Default::default(), single: [None; BURST], pieces: Vec::with_capacity(MAX_SEGMENTS) }
+    }
+}
+
+/// Fills `burst` from the ring and counts what it took at the port.
+///
+/// A fault ends the burst early: what came before it is in `burst` and staged, and the caller stops the ring after it has
+/// served that.
+#[inline]
+pub(crate) fn dequeue(
+    ring: &mut SplitRing,
+    negotiated: Negotiated,
+    in_port: PortId,
+    burst: &mut Burst,
+    scratch: &mut Scratch,
+    counters: &PortCounters,
+) -> Result<(), RingFault> {
+    // 1. Heads and first descriptors of everything that is available.
+    let wanted = burst.spare_packets();
+    let count = ring.load_heads(&mut scratch.chains[..wanted])?;
+
+    // 2. Where the buffers lie, so that they are on their way into the cache.
+    for (chain, single) in scratch.chains[..count].iter().zip(&mut scratch.single) {
+        let first = &chain.first;
+        let memory = ring.layout().memory();
+        let span = memory.span(GuestAddr(first.addr), first.len);
+        if let Some(span) = &span {
+            span.prefetch();
+        }
+        let alone = !first.has_next() && !first.is_indirect() && !first.is_writable();
+        *single = span.filter(|span| alone && span.len() == first.len as usize && first.len > 0);
+    }
+
+    // 3. Copy heads, remember tails.
+    let header_len = negotiated.header_len();
+    let (mut pkts, mut bytes) = (0, 0);
+    let mut result = Ok(());
+    for (chain, single) in scratch.chains[..count].iter().zip(&scratch.single) {
+        if burst.spare_segments() < MAX_SEGMENTS {
+            break;
+        }
+        let mut header = [0; HEADER_BYTES];
+        let pieces = &mut scratch.pieces;
+        pieces.clear();
+        let frame_len = match single {
+            Some(span) if span.len() >= header_len => {
+                span.read(&mut header[..header_len]);
+                let frame = span.skip(header_len);
+                pieces.push(frame.segment());
+                frame.len()
+            }
+            _ => match gather(ring, chain, &mut header[..header_len], pieces) {
+                Ok(len) => len,
+                Err(fault) => {
+                    result = Err(fault);
+                    break;
+                }
+            },
+        };
+        match check(&header, frame_len, pieces.len(), negotiated) {
+            Ok(offload) => {
+                burst.push(in_port, offload, pieces);
+                pkts += 1;
+                bytes += frame_len as u64;
+            }
+            Err(reason) => counters.dropped(reason, 1),
+        }
+        ring.stage_used(chain.head, 0);
+    }
+    if pkts > 0 {
+        counters.rx_pkts.add(pkts);
+        counters.rx_bytes.add(bytes);
+    }
+    result
+}
+
+/// Takes everything available and forgets it; returns how many frames.
+pub(crate) fn discard(ring: &mut SplitRing, scratch: &mut Scratch) -> Result<u64, RingFault> {
+    let mut discarded = 0;
+    // Bound: one look at the available index, which is at most the ring's size ahead.
+    for _ in 0..usize::from(ring.size()).div_ceil(BURST) {
+        let count = ring.load_heads(&mut scratch.chains)?;
+        for chain in &scratch.chains[..count] {
+            ring.stage_used(chain.head, 0);
+        }
+        discarded += count as u64;
+        if count < BURST {
+            break;
+        }
+    }
+    Ok(discarded)
+}
+
+fn check(
+    header: &[u8; HEADER_BYTES],
+    frame_len: usize,
+    pieces: usize,
+    negotiated: Negotiated,
+) -> Result<Offload, DropReason> {
+    if frame_len < MIN_FRAME_BYTES {
+        return Err(DropReason::FrameTooShort);
+    }
+    if frame_len > MAX_FRAME_BYTES || pieces > MAX_SEGMENTS {
+        return Err(DropReason::TooLong);
+    }
+    header::parse(header, frame_len, negotiated).map_err(|_| DropReason::BadOffload)
+}
+
+/// Walks a chain of any shape: fills `header` from its first bytes and `pieces` with the rest, up to one more than
+/// [`MAX_SEGMENTS`]; returns the length of the frame.
+fn gather(
+    ring: &SplitRing,
+    chain: &AvailChain,
+    header: &mut [u8],
+    pieces: &mut Vec<Segment>,
+) -> Result<usize, RingFault> {
+    let (mut filled, mut frame_len) = (0, 0);
+    ring.walk(chain).for_each(Access::Read, |span| {
+        let take = span.len().min(header.len() - filled);
+        span.truncate(take).read(&mut header[filled..filled + take]);
+        filled += take;
+        let rest = span.skip(take);
+        if rest.len() > 0 {
+            frame_len += rest.len();
+            pieces.push(rest.segment());
+        }
+        pieces.len() <= MAX_SEGMENTS && frame_len <= MAX_FRAME_BYTES
+    })?;
+    if filled < header.len() {
+        #[allow(clippy::cast_possible_truncation, reason = "both are at most HEADER_BYTES")]
+        return Err(RingFault::HeaderMissing { len: filled as u32, header: header.len() as u16 });
+    }
+    Ok(frame_len)
+}

@@ -1,0 +1,177 @@
+//! Which features are offered, and what the negotiated ones mean.
+
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use virtio_bindings::virtio_config::{VIRTIO_F_NOTIFY_ON_EMPTY, VIRTIO_F_VERSION_1};
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VLAN,
+    VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN,
+    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4,
+    VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
+};
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+
+use crate::ring::RingFeatures;
+
+/// `VHOST_F_LOG_ALL`: the back-end logs every page it writes.
+const VHOST_F_LOG_ALL: u32 = 26;
+/// `VIRTIO_F_ANY_LAYOUT`: headers and data may share descriptors, which our code never cared about.
+const VIRTIO_F_ANY_LAYOUT: u32 = 27;
+
+/// What every guest is offered whatever its options. The control queue itself stays with QEMU; the bits that depend on it
+/// must be offered here all the same, or QEMU hides them from the guest.
+const ALWAYS: &[u32] = &[
+    VIRTIO_NET_F_MTU,
+    VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_CTRL_VQ,
+    VIRTIO_NET_F_CTRL_RX,
+    VIRTIO_NET_F_CTRL_VLAN,
+    VIRTIO_NET_F_GUEST_ANNOUNCE,
+    VIRTIO_NET_F_MQ,
+    VIRTIO_NET_F_CTRL_MAC_ADDR,
+    VIRTIO_F_NOTIFY_ON_EMPTY,
+    VHOST_F_LOG_ALL,
+    VIRTIO_F_ANY_LAYOUT,
+    VIRTIO_RING_F_INDIRECT_DESC,
+    VIRTIO_RING_F_EVENT_IDX,
+    VIRTIO_F_VERSION_1,
+];
+
+const CHECKSUM: &[u32] = &[VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM];
+
+const SEGMENTATION: &[u32] = &[
+    VIRTIO_NET_F_HOST_TSO4,
+    VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_HOST_ECN,
+    VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_GUEST_ECN,
+];
+
+fn bits(features: &[u32]) -> u64 {
+    features.iter().fold(0, |all, bit| all | 1 << bit)
+}
+
+/// Which offloads a port may offer to its guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OffloadOptions {
+    /// Checksum offload, both ways.
+    pub checksum: bool,
+    /// TCP segmentation offload, both ways; needs `checksum`.
+    pub segmentation: bool,
+}
+
+impl Default for OffloadOptions {
+    fn default() -> Self {
+        Self { checksum: true, segmentation: true }
+    }
+}
+
+/// The virtio features that a port offers.
+pub(crate) fn offered(options: OffloadOptions) -> u64 {
+    let mut features = bits(ALWAYS) | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+    if options.checksum {
+        features |= bits(CHECKSUM);
+        if options.segmentation {
+            features |= bits(SEGMENTATION);
+        }
+    }
+    features
+}
+
+/// The protocol features that a port offers.
+pub(crate) fn offered_protocol() -> VhostUserProtocolFeatures {
+    VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::LOG_SHMFD
+        | VhostUserProtocolFeatures::REPLY_ACK
+        | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+        | VhostUserProtocolFeatures::RESET_DEVICE
+}
+
+/// The features that a front-end acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Negotiated(pub u64);
+
+impl Negotiated {
+    fn has(self, feature: u32) -> bool {
+        self.0 >> feature & 1 != 0
+    }
+
+    /// Receive buffers can be merged for one frame.
+    pub fn mergeable(self) -> bool {
+        self.has(VIRTIO_NET_F_MRG_RXBUF)
+    }
+
+    /// Bytes of the virtio-net header before each frame.
+    pub(crate) fn header_len(self) -> usize {
+        if self.has(VIRTIO_F_VERSION_1) || self.mergeable() { 12 } else { 10 }
+    }
+
+    /// The guest may send frames without a checksum.
+    pub(crate) fn guest_sends_partial(self) -> bool {
+        self.has(VIRTIO_NET_F_CSUM)
+    }
+
+    /// The guest may send TCP/IPv4 frames to be segmented.
+    pub(crate) fn guest_sends_tso4(self) -> bool {
+        self.has(VIRTIO_NET_F_HOST_TSO4)
+    }
+
+    /// The guest may send TCP/IPv6 frames to be segmented.
+    pub(crate) fn guest_sends_tso6(self) -> bool {
+        self.has(VIRTIO_NET_F_HOST_TSO6)
+    }
+
+    /// The guest takes frames without a checksum.
+    pub fn guest_takes_partial(self) -> bool {
+        self.has(VIRTIO_NET_F_GUEST_CSUM)
+    }
+
+    /// The guest takes unsegmented TCP/IPv4 frames.
+    pub fn guest_takes_tso4(self) -> bool {
+        self.has(VIRTIO_NET_F_GUEST_TSO4)
+    }
+
+    /// The guest takes unsegmented TCP/IPv6 frames.
+    pub fn guest_takes_tso6(self) -> bool {
+        self.has(VIRTIO_NET_F_GUEST_TSO6)
+    }
+
+    /// The guest takes unsegmented TCP frames with congestion-window-reduced marks.
+    pub fn guest_takes_ecn(self) -> bool {
+        self.has(VIRTIO_NET_F_GUEST_ECN)
+    }
+
+    pub(crate) fn ring_features(self) -> RingFeatures {
+        RingFeatures {
+            event_idx: self.has(VIRTIO_RING_F_EVENT_IDX),
+            indirect: self.has(VIRTIO_RING_F_INDIRECT_DESC),
+            logging: self.has(VHOST_F_LOG_ALL),
+        }
+    }
+
+    /// Names of the features that matter to an operator, in bit order.
+    pub fn names(self) -> Vec<&'static str> {
+        const NAMES: &[(u32, &str)] = &[
+            (VIRTIO_NET_F_CSUM, "csum"),
+            (VIRTIO_NET_F_GUEST_CSUM, "guest_csum"),
+            (VIRTIO_NET_F_MTU, "mtu"),
+            (VIRTIO_NET_F_GUEST_TSO4, "guest_tso4"),
+            (VIRTIO_NET_F_GUEST_TSO6, "guest_tso6"),
+            (VIRTIO_NET_F_GUEST_ECN, "guest_ecn"),
+            (VIRTIO_NET_F_HOST_TSO4, "host_tso4"),
+            (VIRTIO_NET_F_HOST_TSO6, "host_tso6"),
+            (VIRTIO_NET_F_HOST_ECN, "host_ecn"),
+            (VIRTIO_NET_F_MRG_RXBUF, "mrg_rxbuf"),
+            (VIRTIO_NET_F_STATUS, "status"),
+            (VIRTIO_NET_F_CTRL_VQ, "ctrl_vq"),
+            (VIRTIO_NET_F_GUEST_ANNOUNCE, "guest_announce"),
+            (VIRTIO_NET_F_MQ, "mq"),
+            (VHOST_F_LOG_ALL, "log_all"),
+            (VIRTIO_RING_F_INDIRECT_DESC, "indirect_desc"),
+            (VIRTIO_RING_F_EVENT_IDX, "event_idx"),
+            (VIRTIO_F_VERSION_1, "version_1"),
+        ];
+        NAMES.iter().filter(|(bit, _)| self.has(*bit)).map(|(_, name)| *name).collect()
+    }
+}

@@ -1,0 +1,122 @@
+//! One virtqueue under its lock: the ring, and the descriptors by which either side tells the other.
+//!
+//! # Concurrency
+//! Workers and the session thread share a queue through one mutex. A worker takes it once per burst and holds it until the
+//! burst has left the switch, so whatever the session thread changes under it (memory, addresses, descriptors) never
+//! changes under a burst. A worker that receives only tries the lock and skips the queue when it is taken. Lock order: at
+//! most one transmitq, then at most one receiveq.
+
+#![allow(unsafe_code, reason = "fcntl on a descriptor that the front-end sent")]
+
+use std::fmt;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::ring::SplitRing;
+
+/// Wakes the worker that polls a transmitq. The root implements it over epoll.
+pub trait KickPoller: Send + Sync {
+    /// Watches `kick`, edge-triggered: a kick ends the worker's sleep.
+    fn watch(&self, kick: BorrowedFd<'_>);
+
+    /// Ends the watch of `kick`, which is about to be closed.
+    fn forget(&self, kick: BorrowedFd<'_>);
+
+    /// Ends the worker's sleep at once: a ring may have work that no kick announces.
+    fn wake(&self);
+}
+
+/// An event descriptor that the front-end sent for us to write to.
+#[derive(Debug)]
+pub(crate) struct Notifier(File);
+
+impl Notifier {
+    /// Takes `file`, and keeps it from blocking the writer.
+    pub(crate) fn new(file: File) -> Self {
+        // SAFETY: the descriptor is open, and F_GETFL takes no argument.
+        let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+        // SAFETY: the descriptor is open; F_SETFL takes an int. A failure leaves the flags as they were.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags.max(0) | libc::O_NONBLOCK) };
+        Self(file)
+    }
+
+    /// Tells the other side. A full counter means that it was told already; a closed one that nobody listens.
+    #[inline]
+    pub(crate) fn notify(&self) {
+        let _ = (&self.0).write(&1u64.to_ne_bytes());
+    }
+}
+
+/// A virtqueue.
+#[derive(Debug, Default)]
+pub(crate) struct Queue(pub(crate) Mutex<QueueState>);
+
+/// What the lock of a virtqueue protects.
+#[derive(Default)]
+pub(crate) struct QueueState {
+    /// The ring, while the front-end has it started.
+    pub(crate) ring: Option<SplitRing>,
+    /// The guest wants the queue used.
+    pub(crate) enabled: bool,
+    /// Tells the guest that buffers were used.
+    pub(crate) call: Option<Notifier>,
+    /// Tells the front-end that the ring broke.
+    pub(crate) error: Option<Notifier>,
+    kick: Option<File>,
+    poller: Option<Arc<dyn KickPoller>>,
+}
+
+impl fmt::Debug for QueueState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueueState")
+            .field("ring", &self.ring)
+            .field("enabled", &self.enabled)
+            .finish_non_exhaustive()
+    }
+}
+
+impl QueueState {
+    /// The ring, if the guest may be served.
+    #[inline]
+    pub(crate) fn live_ring(&mut self) -> Option<&mut SplitRing> {
+        self.ring.as_mut().filter(|_| self.enabled)
+    }
+
+    /// Replaces the kick descriptor.
+    pub(crate) fn set_kick(&mut self, kick: Option<File>) {
+        self.unwatch();
+        self.kick = kick;
+        self.watch();
+    }
+
+    /// Hands the queue to another worker, or to none.
+    pub(crate) fn set_poller(&mut self, poller: Option<Arc<dyn KickPoller>>) {
+        self.unwatch();
+        self.poller = poller;
+        self.watch();
+    }
+
+    /// Ends the sleep of the worker that polls the queue.
+    pub(crate) fn wake(&self) {
+        if let Some(poller) = &self.poller {
+            poller.wake();
+        }
+    }
+
+    fn watch(&self) {
+        if let (Some(poller), Some(kick)) = (&self.poller, &self.kick) {
+            poller.watch(kick.as_fd());
+            poller.wake();
+        }
+    }
+
+    fn unwatch(&self) {
+        if let (Some(poller), Some(kick)) = (&self.poller, &self.kick) {
+            poller.forget(kick.as_fd());
+        }
+    }
+}

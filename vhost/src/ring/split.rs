@@ -1,0 +1,217 @@
+//! The split ring: which chains are available, which are given back.
+//!
+//! A burst goes: [`load_heads`](SplitRing::load_heads) looks at what is available, the caller walks the chains, then
+//! either [`complete`](SplitRing::complete) or [`stage_used`](SplitRing::stage_used) + [`flush_used`](SplitRing::flush_used)
+//! gives them back in the order they came. Nothing is taken for good before it is given back, so a burst that is
+//! abandoned half-way (a crash, a fault) leaves the ring as it was, and the next back-end serves those chains again.
+
+use std::sync::Arc;
+
+use vsteer_switch::packet::BURST;
+
+use super::chain::ChainReader;
+use super::fault::RingFault;
+use super::layout::{Descriptor, RingLayout, RingSetup};
+use super::notify::CallState;
+use crate::memory::{RegionTable, Span};
+
+/// A chain that is available: its head and the head's descriptor, read once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct AvailChain {
+    pub(crate) head: u16,
+    pub(crate) first: Descriptor,
+}
+
+/// A split ring under one lock.
+///
+/// # Invariants
+/// 1. `staged` chains were taken from `next_avail` and their used entries written from `next_used` on, but not published.
+/// 2. Every chain below `next_avail` was given back: used equals avail between bursts.
+#[derive(Debug)]
+pub(crate) struct SplitRing {
+    layout: RingLayout,
+    setup: RingSetup,
+    next_avail: u16,
+    next_used: u16,
+    staged: u16,
+    /// The available index when it was last read: entries up to it need no new look at the guest's cache line.
+    seen_avail: u16,
+    calls: CallState,
+    event_idx: bool,
+    indirect: bool,
+    logging: bool,
+}
+
+/// What of a ring's behaviour was negotiated.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct RingFeatures {
+    pub(crate) event_idx: bool,
+    pub(crate) indirect: bool,
+    /// The guest is migrating: every write is logged.
+    pub(crate) logging: bool,
+}
+
+impl SplitRing {
+    /// A ring that goes on where `next_avail` says, with nothing in flight.
+    pub(crate) fn new(
+        setup: RingSetup,
+        memory: Arc<RegionTable>,
+        features: RingFeatures,
+        next_avail: u16,
+    ) -> Result<Self, RingFault> {
+        let layout = RingLayout::new(&setup, memory)?;
+        // The used ring is in guest memory and outlives us; a fresh one is zero like the base.
+        let next_used = layout.used_idx();
+        Ok(Self {
+            layout,
+            setup,
+            next_avail,
+            next_used,
+            staged: 0,
+            seen_avail: next_avail,
+            calls: CallState::default(),
+            event_idx: features.event_idx,
+            indirect: features.indirect,
+            logging: features.logging,
+        })
+    }
+
+    /// The same ring over a new memory table, or at new addresses.
+    pub(crate) fn relocate(&mut self, setup: RingSetup, memory: Arc<RegionTable>) -> Result<(), RingFault> {
+        self.layout = RingLayout::new(&setup, memory)?;
+        self.setup = setup;
+        Ok(())
+    }
+
+    pub(crate) fn setup(&self) -> RingSetup {
+        self.setup
+    }
+
+    pub(crate) fn set_features(&mut self, features: RingFeatures) {
+        self.event_idx = features.event_idx;
+        self.indirect = features.indirect;
+        self.logging = features.logging;
+    }
+
+    /// How many chains were taken in all, modulo 2^16: what the front-end stores as the ring's base.
+    pub(crate) fn next_avail(&self) -> u16 {
+        self.next_avail
+    }
+
+    pub(crate) fn layout(&self) -> &RingLayout {
+        &self.layout
+    }
+
+    pub(crate) fn size(&self) -> u16 {
+        self.layout.size()
+    }
+
+    /// Looks at up to `chains.len()` available chains, beyond those staged, and reads the first descriptor of each; returns
+    /// how many. Nothing is taken yet.
+    ///
+    /// # Errors
+    /// The available index jumped, or a head is no descriptor.
+    #[inline]
+    pub(crate) fn load_heads(&mut self, chains: &mut [AvailChain]) -> Result<usize, RingFault> {
+        let start = self.next_avail.wrapping_add(self.staged);
+        let wanted = chains.len().min(BURST);
+        let mut ready = usize::from(self.seen_avail.wrapping_sub(start));
+        if ready < wanted {
+            ready = usize::from(self.look()?.wrapping_sub(start));
+        }
+        let count = ready.min(wanted);
+        let mut position = start;
+        for chain in &mut chains[..count] {
+            chain.head = self.layout.avail_head(position);
+            self.layout.prefetch_descriptor(chain.head);
+            position = position.wrapping_add(1);
+        }
+        for chain in &mut chains[..count] {
+            chain.first = self
+                .layout
+                .descriptor(chain.head)
+                .ok_or(RingFault::DescriptorIndex { index: chain.head, size: self.size() })?;
+        }
+        Ok(count)
+    }
+
+    /// Reads the available index afresh.
+    fn look(&mut self) -> Result<u16, RingFault> {
+        let avail = self.layout.avail_idx();
+        if avail.wrapping_sub(self.next_avail) > self.size() {
+            return Err(RingFault::AvailIndexJump { from: self.next_avail, to: avail, size: self.size() });
+        }
+        self.seen_avail = avail;
+        Ok(avail)
+    }
+
+    /// Whether chains are available, by a fresh look.
+    pub(crate) fn has_available(&mut self) -> Result<bool, RingFault> {
+        Ok(self.look()? != self.next_avail.wrapping_add(self.staged))
+    }
+
+    /// Starts to walk a chain.
+    #[inline]
+    pub(crate) fn walk(&self, chain: &AvailChain) -> ChainReader<'_> {
+        ChainReader::new(&self.layout, chain.first, self.indirect)
+    }
+
+    /// Takes the next available chain, whose head is `head`, and writes its used entry without publishing it.
+    #[inline]
+    pub(crate) fn stage_used(&mut self, head: u16, len: u32) {
+        self.layout.write_used(self.next_used.wrapping_add(self.staged), head, len);
+        self.staged += 1;
+    }
+
+    /// Takes back the last `count` staged chains, as if they had not been taken.
+    pub(crate) fn unstage(&mut self, count: u16) {
+        debug_assert!(count <= self.staged);
+        self.staged -= count;
+    }
+
+    /// Publishes every staged chain; true if there were any.
+    #[inline]
+    pub(crate) fn flush_used(&mut self) -> bool {
+        if self.staged == 0 {
+            return false;
+        }
+        if self.logging {
+            self.layout.log_used(self.next_used, self.staged);
+        }
+        self.next_avail = self.next_avail.wrapping_add(self.staged);
+        self.next_used = self.next_used.wrapping_add(self.staged);
+        self.staged = 0;
+        self.layout.publish_used(self.next_used);
+        true
+    }
+
+    /// Records that `len` bytes were written at the start of `span`, if anybody wants to know.
+    #[inline]
+    pub(crate) fn log_write(&self, span: &Span, len: usize) {
+        if self.logging {
+            self.layout.memory().log_write(span, len);
+        }
+    }
+
+    /// Whether the guest wants a call for what was published since the last question.
+    pub(crate) fn needs_call(&mut self) -> bool {
+        self.calls.needed(&self.layout, self.event_idx, self.next_used)
+    }
+
+    /// Tells the guest that the ring is being polled, so that it need not kick.
+    pub(crate) fn suppress_kicks(&mut self) {
+        if !self.event_idx {
+            self.layout.set_used_no_notify(true);
+        }
+        // With EVENT_IDX the event index simply stays where it is: the guest kicks once when it passes it.
+    }
+
+    /// Asks the guest to kick for the next chain; true if chains are available already, and then nothing was promised.
+    ///
+    /// # Errors
+    /// The available index jumped.
+    pub(crate) fn request_kick(&mut self) -> Result<bool, RingFault> {
+        super::notify::request_kick(&self.layout, self.event_idx, self.next_avail);
+        self.has_available()
+    }
+}

@@ -1,0 +1,17 @@
+//! The vhost-user protocol. The rust-vmm daemon speaks it; what it is told ends up in the rings of a
+//! [`VhostPort`](crate::net::port::VhostPort).
+
+/// The daemon's view of a ring: forwards every change to the port.
+mod vring;
+
+/// The daemon's view of a device: features, memory.
+mod backend;
+
+/// Where a front-end comes from: a socket we listen on, one we connect to, or one we were started with.
+pub mod endpoint;
+
+/// A connection that we inherit, on its way to the daemon.
+mod relay;
+
+/// The thread that serves a port's front-ends, one connection after the other.
+pub mod server;

@@ -1,0 +1,211 @@
+//! The thread that serves a port's front-ends, one connection after the other.
+//!
+//! A daemon object lives for one connection. When it ends, for whatever reason, every ring is stopped and the guest's
+//! memory let go; the endpoint stays and the next front-end starts from nothing. What the guest had put into its rings
+//! is still there and goes on where the used index stands.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use parking_lot::Mutex;
+use vhost::vhost_user::{Error as ProtocolError, Listener};
+use vhost_user_backend::{Error as DaemonError, ShutdownHandle, VhostUserDaemon};
+use vm_memory::GuestMemoryAtomic;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::backend::NetBackend;
+use super::endpoint::Endpoint;
+use super::{relay, vring};
+use crate::memory::GuestMemory;
+use crate::net::port::{PortFault, VhostPort};
+
+/// How long to wait before connecting again to a front-end that does not listen.
+const RECONNECT_MS: i32 = 200;
+
+/// Serves the front-ends of one port; stops and joins its thread when dropped.
+#[derive(Debug)]
+pub struct Server {
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How the server is told to stop, whatever it is waiting for.
+///
+/// # Concurrency
+/// The owner sets `requested`, then pokes both things the thread can wait for. The thread sets `connection` first and looks
+/// at `requested` afterwards, so one of the two sees the other.
+struct Stop {
+    requested: AtomicBool,
+    event: EventFd,
+    connection: Mutex<Option<ShutdownHandle>>,
+}
+
+impl std::fmt::Debug for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stop").field("requested", &self.requested).finish_non_exhaustive()
+    }
+}
+
+impl Stop {
+    fn requested(&self) -> bool {
+        self.requested.load(Ordering::SeqCst)
+    }
+
+    fn request(&self) {
+        self.requested.store(true, Ordering::SeqCst);
+        // The counter cannot overflow by being written once.
+        let _ = self.event.write(1);
+        if let Some(connection) = &*self.connection.lock() {
+            connection.shutdown();
+        }
+    }
+
+    /// Waits for `fd` to be readable, for `timeout_ms` (for ever if negative), or for the request to stop.
+    fn wait(&self, fd: Option<i32>, timeout_ms: i32) -> io::Result<()> {
+        let epoll = Epoll::new()?;
+        for fd in fd.into_iter().chain([self.event.as_raw_fd()]) {
+            epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, 0))?;
+        }
+        match epoll.wait(timeout_ms, &mut [EpollEvent::default()]) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Server {
+    /// Starts to serve `port` at `endpoint`, in a thread named after `name`.
+    ///
+    /// # Errors
+    /// The thread or its event descriptor cannot be made.
+    pub fn start(name: &str, port: Arc<VhostPort>, endpoint: Endpoint) -> io::Result<Self> {
+        let stop = Arc::new(Stop {
+            requested: AtomicBool::new(false),
+            event: EventFd::new(EFD_NONBLOCK)?,
+            connection: Mutex::new(None),
+        });
+        let session = Session { name: name.to_owned(), port, stop: Arc::clone(&stop) };
+        let thread =
+            thread::Builder::new().name(format!("vu-{name}")).spawn(move || session.run(endpoint))?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.request();
+        if let Some(thread) = self.thread.take() {
+            // A panic there was our own bug and is already on stderr; the port is going anyway.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Session {
+    name: String,
+    port: Arc<VhostPort>,
+    stop: Arc<Stop>,
+}
+
+impl Session {
+    fn run(self, endpoint: Endpoint) {
+        let result = match &endpoint {
+            Endpoint::Listen(bound) => self.listen(&endpoint, bound.listener()),
+            Endpoint::InheritedListener(listener) => self.listen(&endpoint, listener),
+            Endpoint::Connect(path) => self.connect(path),
+            Endpoint::InheritedStream(stream) => self.inherited(stream),
+        };
+        if let Err(error) = result {
+            tracing::error!(port = self.name, %error, "the port's vhost-user socket failed; add the port again");
+        }
+    }
+
+    fn listen(&self, endpoint: &Endpoint, listener: &UnixListener) -> io::Result<()> {
+        let mut accepting = Listener::from(listener.try_clone()?);
+        while !self.stop.requested() {
+            self.stop.wait(endpoint.listener_fd(), -1)?;
+            if !self.stop.requested() {
+                self.serve(|daemon| daemon.start(&mut accepting));
+            }
+        }
+        Ok(())
+    }
+
+    fn connect(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_str().ok_or_else(|| io::Error::other("the path is not valid UTF-8"))?;
+        while !self.stop.requested() {
+            // A front-end that does not listen yet is no fault; look at the socket before making a daemon for it.
+            if Path::new(path).exists() {
+                self.serve(|daemon| daemon.start_client(path));
+            }
+            self.stop.wait(None, RECONNECT_MS)?;
+        }
+        Ok(())
+    }
+
+    /// Serves the one connection that we were started with, through a private socket (see `relay.rs`).
+    fn inherited(&self, stream: &UnixStream) -> io::Result<()> {
+        let private = tempfile::tempdir()?;
+        let path = private.path().join("s");
+        let listener = UnixListener::bind(&path)?;
+        let near = UnixStream::connect(&path)?;
+        let far = stream.try_clone()?;
+        let relay =
+            thread::Builder::new().name(format!("vu-{}-relay", self.name)).spawn(|| relay::run(far, near))?;
+        let mut accepting = Listener::from(listener);
+        self.serve(|daemon| daemon.start(&mut accepting));
+        // The relay ends with either side; the daemon's side is closed now.
+        let _ = relay.join();
+        Ok(())
+    }
+
+    /// Serves one connection from its start to its end.
+    fn serve(&self, start: impl FnOnce(&mut VhostUserDaemon<Arc<NetBackend>>) -> Result<(), DaemonError>) {
+        let backend = Arc::new(NetBackend::new(Arc::clone(&self.port)));
+        let memory = GuestMemoryAtomic::new(GuestMemory::new());
+        let daemon = vring::collect(&self.port, || {
+            VhostUserDaemon::new(format!("vu-{}", self.name), Arc::clone(&backend), memory)
+        });
+        let mut daemon = match daemon {
+            Ok(daemon) => daemon,
+            Err(error) => return tracing::error!(port = self.name, %error, "cannot serve the front-end"),
+        };
+        if let Err(error) = start(&mut daemon) {
+            // In client mode this is a front-end that is not there yet.
+            return tracing::debug!(port = self.name, %error, "no connection");
+        }
+        self.port.connected();
+        tracing::info!(port = self.name, "front-end connected");
+        *self.stop.connection.lock() = daemon.shutdown_handle();
+        if self.stop.requested() {
+            daemon.request_shutdown();
+        }
+        let end = daemon.wait();
+        *self.stop.connection.lock() = None;
+        let fault = end.err().and_then(|error| fault_of(&error, backend.memory_fault.lock().take()));
+        match &fault {
+            None => tracing::info!(port = self.name, "front-end disconnected"),
+            Some(_) => tracing::warn!(port = self.name, "front-end cut off"),
+        }
+        self.port.disconnected(fault);
+    }
+}
+
+/// What the end of a connection says of the front-end; `None` if it simply went.
+fn fault_of(error: &DaemonError, memory: Option<crate::memory::MemoryFault>) -> Option<PortFault> {
+    if let Some(fault) = memory {
+        return Some(PortFault::Memory(fault));
+    }
+    match error {
+        DaemonError::HandleRequest(ProtocolError::Disconnected | ProtocolError::SocketBroken(_)) => None,
+        DaemonError::HandleRequest(error) => Some(PortFault::Protocol(error.to_string())),
+        DaemonError::WaitDaemon(_) => Some(PortFault::Protocol("the session thread failed".into())),
+        other => Some(PortFault::Protocol(other.to_string())),
+    }
+}
