@@ -84,11 +84,17 @@ struct QueuePair {
     transmitq: Queue,
 }
 
-/// Which queue pairs' receiveqs can be transmitted into, one bit each.
-#[derive(Debug, Default)]
-struct LiveReceiveqs([AtomicU64; MAX_QUEUE_PAIRS as usize / 64]);
+/// Words of a set of queue pairs.
+const PAIR_WORDS: usize = MAX_QUEUE_PAIRS as usize / 64;
 
-impl LiveReceiveqs {
+/// A set of queue pairs, one bit each.
+pub type PairSet = [u64; PAIR_WORDS];
+
+/// Which queue pairs are live in one direction, as workers see it without taking a lock.
+#[derive(Debug, Default)]
+struct LivePairs([AtomicU64; PAIR_WORDS]);
+
+impl LivePairs {
     fn set(&self, pair: usize, live: bool) {
         let word = &self.0[pair / 64];
         // Relaxed: the queue's lock is what protects the ring; a stale bit only costs a look or a drop.
@@ -99,6 +105,11 @@ impl LiveReceiveqs {
         }
     }
 
+    #[inline]
+    fn get(&self) -> PairSet {
+        [self.0[0].load(Ordering::Relaxed), self.0[1].load(Ordering::Relaxed)]
+    }
+
     /// Number of live pairs.
     fn count(&self) -> u32 {
         self.0.iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum()
@@ -107,7 +118,7 @@ impl LiveReceiveqs {
     /// The live pair that `hash` falls on.
     #[inline]
     fn pick(&self, hash: u32) -> Option<usize> {
-        let words = [self.0[0].load(Ordering::Relaxed), self.0[1].load(Ordering::Relaxed)];
+        let words = self.get();
         if words == [1, 0] {
             return Some(0);
         }
@@ -130,7 +141,7 @@ impl LiveReceiveqs {
 /// A guest's port.
 ///
 /// # Concurrency
-/// Each queue has its own lock (see `queue.rs`); `negotiated`, `broken` and `live_receiveqs` are written by session
+/// Each queue has its own lock (see `queue.rs`); `negotiated`, `broken` and the sets of live pairs are written by session
 /// threads (`broken` by any worker) and read by workers; `link` is for session and control threads only.
 #[derive(Debug)]
 pub struct VhostPort {
@@ -139,7 +150,8 @@ pub struct VhostPort {
     pairs: Box<[QueuePair]>,
     negotiated: AtomicU64,
     broken: AtomicBool,
-    live_receiveqs: LiveReceiveqs,
+    live_receiveqs: LivePairs,
+    started_transmitqs: LivePairs,
     link: Mutex<Link>,
 }
 
@@ -177,6 +189,12 @@ impl VhostPort {
     /// Whether the guest uses several receiveqs, so that a flow hash decides between them.
     pub fn is_multi_queue(&self) -> bool {
         self.live_receiveqs.count() > 1
+    }
+
+    /// The pairs whose transmitq is started: the only ones worth a [`receive`](Self::receive).
+    #[inline]
+    pub fn started_transmitqs(&self) -> PairSet {
+        self.started_transmitqs.get()
     }
 
     /// Fills `burst` from the transmitq of `pair`; `None` if there was nothing, or the queue is not live.
@@ -345,7 +363,8 @@ impl VhostPort {
             pairs,
             negotiated: AtomicU64::new(0),
             broken: AtomicBool::new(false),
-            live_receiveqs: LiveReceiveqs::default(),
+            live_receiveqs: LivePairs::default(),
+            started_transmitqs: LivePairs::default(),
             link: Mutex::default(),
         }
     }
@@ -418,6 +437,8 @@ impl VhostPort {
     fn refresh(&self, queue: usize, state: &mut QueueState) {
         if queue.is_multiple_of(2) {
             self.live_receiveqs.set(queue / 2, state.live_ring().is_some());
+        } else {
+            self.started_transmitqs.set(queue / 2, state.ring.is_some());
         }
         state.wake();
     }
