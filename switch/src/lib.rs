@@ -13,5 +13,8 @@ pub mod counters;
 /// A packet: private head, borrowed tail, offload state.
 pub mod packet;
 
+/// Header layouts of the protocols that the switch reads.
+pub mod wire;
+
 /// Flow keys, masks and their extraction from packet heads.
 pub mod flow;

@@ -2,3 +2,6 @@
 
 /// The key of a flow: the header fields that rules and caches match on.
 pub mod key;
+
+/// Extraction of keys from packet heads.
+pub mod extract;

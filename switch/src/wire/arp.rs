@@ -1,0 +1,45 @@
+//! ARP packets that resolve IPv4 addresses to Ethernet addresses; others count as absent.
+//!
+//! # Source
+//! RFC 826.
+
+use zerocopy::byteorder::big_endian::U16;
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+use super::ethernet::TYPE_IPV4;
+use crate::flow::key::MacAddr;
+
+const HARDWARE_ETHERNET: u16 = 1;
+
+/// An ARP packet.
+#[derive(Debug, Clone, Copy, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Packet {
+    hardware_type: U16,
+    protocol_type: U16,
+    hardware_len: u8,
+    protocol_len: u8,
+    /// Operation: 1 request, 2 reply.
+    pub operation: U16,
+    /// Sender hardware address.
+    pub sha: MacAddr,
+    /// Sender protocol address.
+    pub spa: [u8; 4],
+    /// Target hardware address.
+    pub tha: MacAddr,
+    /// Target protocol address.
+    pub tpa: [u8; 4],
+}
+
+impl Packet {
+    /// The packet at the start of `bytes`, if it is whole and maps IPv4 to Ethernet.
+    #[inline]
+    pub fn parse(bytes: &[u8]) -> Option<&Self> {
+        let (packet, _) = Self::ref_from_prefix(bytes).ok()?;
+        (packet.hardware_type.get() == HARDWARE_ETHERNET
+            && packet.protocol_type.get() == TYPE_IPV4
+            && packet.hardware_len == 6
+            && packet.protocol_len == 4)
+            .then_some(packet)
+    }
+}
