@@ -18,3 +18,6 @@ pub mod wire;
 
 /// Flow keys, masks and their extraction from packet heads.
 pub mod flow;
+
+/// Edits of packet heads: VLAN tags.
+pub mod edit;
