@@ -21,3 +21,6 @@ pub mod flow;
 
 /// Edits of packet heads: VLAN tags.
 pub mod edit;
+
+/// Work that an egress port lacks the offload for: checksums, segmentation, choice of a receive queue.
+pub mod egress;

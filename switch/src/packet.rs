@@ -174,6 +174,14 @@ impl<'a> Tail<'a> {
         rest
     }
 
+    /// Takes the first `len` bytes, or as many as there are, off the front and returns them as a tail of their own.
+    #[must_use]
+    pub fn split_to(&mut self, len: usize) -> Tail<'a> {
+        let front = self.slice(0, len);
+        self.advance(front.len);
+        front
+    }
+
     /// Takes the next piece that lies in one place, at most `max` bytes, off the front.
     pub fn next_piece(&mut self, max: usize) -> Option<Segment> {
         while self.len > 0 {
