@@ -3,8 +3,7 @@
 //! Looking at an empty ring in shared memory costs a worker a few nanoseconds, an empty read of a TAP descriptor 260
 //! (in a VM on AMD EPYC at 2.45 GHz). A worker that polled both in each round would spend most of an idle round, and
 //! a good part of a busy one, on asking the kernel for packets that are not there. So an empty read makes the next
-//! polls be skipped: one, then two, four, up to
-//! [`PollPacer::MAX_SKIPPED`]. The first packet ends the pause.
+//! polls be skipped: one, then two, four, up to [`PollPacer::MAX_SKIPPED`]. The first packet ends the pause.
 //!
 //! The bound is a trade: the system call's cost is shared by that many rounds, 8 ns each, and the first packet after
 //! a pause waits for at most that many. Twice the bound would save little more and double the wait. Too small a pause

@@ -1,0 +1,80 @@
+#!/bin/bash
+# One table of ratios, vsteer's packet rate over its peers', from the results of one matrix.sh run.
+#
+#   compare.sh RESULTS
+#
+# A scenario is named SCENARIO/SWITCH there; switches are vsteer, ovs and forwarder.
+#
+# all    median over the rounds of (vsteer's rate / the peer's rate in the same round), with the least and the greatest
+# near   mean rate of vsteer's near samples over that of the peer's, from all rounds, with the number of samples behind
+#        the weaker of the two; far likewise. See guest.sh for what near and far are.
+# cyc    busy cycles per packet of vsteer / OVS / the forwarder, median over the rounds
+# us     time of one frame's way through switch and guest, of vsteer / OVS / the forwarder, median over the rounds
+#
+# Ends with 1 if a run failed or a ratio is missing, so that nobody takes half a table for a whole one.
+set -euo pipefail
+(($# == 1)) || { sed -n '2,14p' "$0" >&2; exit 2; }
+[[ -r $1 ]] || { echo "error: cannot read $1" >&2; exit 2; }
+gawk '
+function median(a, n,   b, i) {
+    for (i = 1; i <= n; i++) b[i] = a[i] + 0
+    asort(b)
+    return n % 2 ? b[(n + 1) / 2] : (b[n / 2] + b[n / 2 + 1]) / 2
+}
+# Notes a number under (scenario, switch, what), once per round.
+function note(what, value) { if (value + 0 > 0) seen[s, w, what, ++count[s, w, what]] = value }
+function typical(s, w, what, format,   a, i, n) {
+    n = count[s, w, what]
+    for (i = 1; i <= n; i++) a[i] = seen[s, w, what, i]
+    return n ? sprintf(format, median(a, n)) : "-"
+}
+function all_ratio(s, peer,   r, n, a, lo, hi) {
+    lo = 1e9
+    for (r in rounds) if (rate[s, "vsteer", r] && rate[s, peer, r]) {
+        a[++n] = rate[s, "vsteer", r] / rate[s, peer, r]
+        if (a[n] < lo) lo = a[n]
+        if (a[n] > hi) hi = a[n]
+    }
+    if (!n) { missing++; return "-" }
+    return sprintf("%.2f %.2f..%.2f", median(a, n), lo, hi)
+}
+function side_ratio(s, peer, side,   n, m) {
+    n = samples[s, "vsteer", side]; m = samples[s, peer, side]
+    if (!n || !m) return "-"
+    return sprintf("%.2f (%d)", (total[s, "vsteer", side] / n) / (total[s, peer, side] / m), n < m ? n : m)
+}
+function three(s, what, format) {
+    return typical(s, "vsteer", what, format) " / " typical(s, "ovs", what, format) " / " typical(s, "forwarder", what, format)
+}
+{
+    delete v
+    for (i = 1; i <= NF; i++) { e = index($i, "="); if (e) v[substr($i, 1, e - 1)] = substr($i, e + 1) }
+    if (split(v["name"], part, "/") != 2) next
+    s = part[1]; w = part[2]; r = v["round"]
+    if (!(s in known)) { known[s]; order[++scenarios] = s }
+    rounds[r]
+    if (v["failed"]) { failed[++failures] = "round " r " " v["name"] ": " v["error"]; next }
+    rate[s, w, r] = v["mpps"]
+    note("mpps", v["mpps"]); note("us", v["hop_us"])
+    note("cyc", ("pmd_busy_cyc_pkt" in v) ? v["pmd_busy_cyc_pkt"] : v["switch_busy_cyc_pkt"])
+    for (i = 1; i <= 2; i++) {
+        side = i == 1 ? "near" : "far"
+        if (v[side "_n"]) { total[s, w, side] += v["mpps_" side] * v[side "_n"]; samples[s, w, side] += v[side "_n"] }
+    }
+    if (v["guest_wait_pct"] > 3 || v["switch_wait_pct"] > 3 || v["steal_pct"] > 3) disturbed[++disturbances] = "round " r " " v["name"]
+}
+END {
+    if (!scenarios) { print "error: no result named SCENARIO/SWITCH" > "/dev/stderr"; exit 2 }
+    head = "%-15s %-22s | %-17s %-10s %-10s | %-17s %-10s %-10s | %-17s %s\n"
+    printf head, "", "Mpps", "vsteer / OVS", "", "", "vsteer / forwarder", "", "", "cyc", "us"
+    printf head, "scenario", "vsteer/OVS/forwarder", "all", "near", "far", "all", "near", "far", "vsteer/OVS/fwd", "vsteer/OVS/fwd"
+    for (i = 1; i <= scenarios; i++) {
+        s = order[i]
+        printf head, s, three(s, "mpps", "%.2f"), all_ratio(s, "ovs"), side_ratio(s, "ovs", "near"), side_ratio(s, "ovs", "far"),
+            all_ratio(s, "forwarder"), side_ratio(s, "forwarder", "near"), side_ratio(s, "forwarder", "far"),
+            three(s, "cyc", "%.0f"), ((s, "vsteer", "us") in count) || ((s, "ovs", "us") in count) ? three(s, "us", "%.2f") : ""
+    }
+    for (i = 1; i <= disturbances; i++) print "disturbed (over 3 % of CPU time taken away; repeat it): " disturbed[i]
+    for (i = 1; i <= failures; i++) print "failed: " failed[i]
+    exit failures || missing ? 1 : 0
+}' "$1"
