@@ -29,7 +29,7 @@ use std::os::unix::net::UnixDatagram;
 use thiserror::Error;
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 
-pub use self::queue::{RxOutcome, TapQueue, TxOutcome};
+pub use self::queue::{RxOutcome, TapQueue, TapReceiver, TapTransmitter, TxOutcome};
 use super::vnet_header;
 
 const TUN_DEVICE: &str = "/dev/net/tun";
@@ -191,7 +191,7 @@ impl Tap {
         self.tso
     }
 
-    /// The queues, each to be polled by one worker.
+    /// The queues, each to be received from by one worker.
     pub fn into_queues(self) -> Vec<TapQueue> {
         self.queues
     }

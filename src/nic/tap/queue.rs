@@ -1,6 +1,6 @@
 //! One queue of a TAP interface: frames from the host into a burst, frames from the switch to the host.
 //!
-//! First and last stage of a packet's path. A worker owns the queue and is the only one to call it. Each frame is one
+//! First and last stage of a packet's path. One worker receives from a queue; any may transmit to it. Each frame is one
 //! system call, which is the price of TAP: there is no call for several. What is saved is everything else: no
 //! allocation, no look at an empty queue in most rounds ([`PollPacer`]), no copy on our side in either direction, and
 //! TCP crosses in frames of up to 64 KiB.
@@ -9,13 +9,17 @@
 
 #![allow(unsafe_code, reason = "frames are read and written where they lie, by system calls on raw pointers")]
 
+use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr;
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::packet::{BURST, Burst, Frame, MAX_FRAME_BYTES, Offload};
 use vsteer_switch::port::PortId;
+use vsteer_vhost::net::queue::KickPoller;
 
 use crate::nic::PollPacer;
 use crate::nic::rx_area::{RxArea, SLOT_BYTES};
@@ -65,30 +69,64 @@ impl TxOutcome {
     }
 }
 
-/// One queue of an open TAP interface.
-///
-/// Its descriptor is readable while frames wait, for a worker that sleeps in epoll.
+/// One queue of an open TAP interface, in both directions.
 #[derive(Debug)]
 pub struct TapQueue {
-    fd: OwnedFd,
-    pacer: PollPacer,
-    failed: bool,
-    /// Where received frames lie until the burst that holds them is cleared.
-    area: RxArea,
-    /// The rest of a tail that lies in more pieces than one write takes.
-    scratch: Box<[u8]>,
+    /// From the host.
+    pub receiver: TapReceiver,
+    /// To the host.
+    pub transmitter: TapTransmitter,
 }
 
 impl TapQueue {
     /// A queue over a descriptor that was attached to an interface with [`vnet_header::LEN`] bytes of header.
     pub(super) fn new(fd: OwnedFd) -> Self {
-        Self {
-            fd,
+        let fd = Arc::new(fd);
+        let receiver = TapReceiver {
+            fd: Arc::clone(&fd),
+            poller: None,
             pacer: PollPacer::default(),
             failed: false,
             area: RxArea::take(),
-            scratch: vec![0; MAX_FRAME_BYTES].into(),
+        };
+        Self {
+            receiver,
+            transmitter: TapTransmitter { fd, rest: Mutex::new(vec![0; MAX_FRAME_BYTES].into()) },
         }
+    }
+}
+
+/// The receiving side of a queue. Its descriptor is readable while frames wait, which ends the sleep of the worker that
+/// polls it.
+pub struct TapReceiver {
+    fd: Arc<OwnedFd>,
+    poller: Option<Arc<dyn KickPoller>>,
+    pacer: PollPacer,
+    failed: bool,
+    /// Where received frames lie until the burst that holds them is cleared.
+    area: RxArea,
+}
+
+impl fmt::Debug for TapReceiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TapReceiver")
+            .field("fd", &self.fd)
+            .field("failed", &self.failed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TapReceiver {
+    /// Hands the queue to the worker behind `poller`, or to none.
+    pub fn set_poller(&mut self, poller: Option<Arc<dyn KickPoller>>) {
+        if let Some(old) = &self.poller {
+            old.forget(self.fd.as_fd());
+        }
+        if let Some(new) = &poller {
+            new.watch(self.fd.as_fd());
+            new.wake();
+        }
+        self.poller = poller;
     }
 
     /// Reads frames into the burst until it is full or no frame waits. After an empty read the next few calls return
@@ -136,11 +174,51 @@ impl TapQueue {
         self.pacer.resume();
     }
 
+    /// Reads one frame, with its header before it, to `offset` in the area.
+    fn read_frame(&mut self, offset: usize) -> io::Result<usize> {
+        let to = self.area.slot(offset);
+        // SAFETY: SLOT_BYTES bytes are writable at `to`, as `slot` says; nothing borrows them.
+        let result = unsafe { libc::read(self.fd.as_raw_fd(), to.cast(), SLOT_BYTES) };
+        usize::try_from(result).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// The length and offload state of a frame that was read to `offset`, or `None` if its header does not fit it.
+    fn read_header(&self, offset: usize, read_len: usize) -> Option<(usize, Offload)> {
+        let frame_len = read_len.checked_sub(vnet_header::LEN)?;
+        let offload = vnet_header::decode(&self.area.vnet_header(offset), frame_len).ok()?;
+        Some((frame_len, offload))
+    }
+
+    /// Sorts a read's error into "nothing there" and "failed for good", which it returns.
+    fn note_read_error(&mut self, error: &io::Error) -> Option<i32> {
+        match error.raw_os_error() {
+            None | Some(libc::EAGAIN | libc::EINTR) => None,
+            errno => {
+                self.failed = true;
+                errno
+            }
+        }
+    }
+}
+
+/// The transmitting side of a queue.
+///
+/// # Concurrency
+/// Any worker may transmit at any time: the kernel takes each frame whole. `rest` is only locked for a frame that lies in
+/// more pieces than one write takes, which no ordinary guest makes.
+#[derive(Debug)]
+pub struct TapTransmitter {
+    fd: Arc<OwnedFd>,
+    /// Where the rest of such a frame is gathered.
+    rest: Mutex<Box<[u8]>>,
+}
+
+impl TapTransmitter {
     /// Writes the frames to the host, which owns a copy of each when this returns.
     ///
     /// A host that refuses one frame for a reason that holds for all gets no more of this call's frames; they count
     /// as dropped for the same reason.
-    pub fn transmit(&mut self, frames: &[Frame<'_>]) -> TxOutcome {
+    pub fn transmit(&self, frames: &[Frame<'_>]) -> TxOutcome {
         let mut outcome = TxOutcome::default();
         for (index, frame) in frames.iter().enumerate() {
             if frame.len() > MAX_FRAME_BYTES {
@@ -170,34 +248,8 @@ impl TapQueue {
         outcome
     }
 
-    /// Reads one frame, with its header before it, to `offset` in the area.
-    fn read_frame(&mut self, offset: usize) -> io::Result<usize> {
-        let to = self.area.slot(offset);
-        // SAFETY: SLOT_BYTES bytes are writable at `to`, as `slot` says; nothing borrows them.
-        let result = unsafe { libc::read(self.fd.as_raw_fd(), to.cast(), SLOT_BYTES) };
-        usize::try_from(result).map_err(|_| io::Error::last_os_error())
-    }
-
-    /// The length and offload state of a frame that was read to `offset`, or `None` if its header does not fit it.
-    fn read_header(&self, offset: usize, read_len: usize) -> Option<(usize, Offload)> {
-        let frame_len = read_len.checked_sub(vnet_header::LEN)?;
-        let offload = vnet_header::decode(&self.area.vnet_header(offset), frame_len).ok()?;
-        Some((frame_len, offload))
-    }
-
-    /// Sorts a read's error into "nothing there" and "failed for good", which it returns.
-    fn note_read_error(&mut self, error: &io::Error) -> Option<i32> {
-        match error.raw_os_error() {
-            None | Some(libc::EAGAIN | libc::EINTR) => None,
-            errno => {
-                self.failed = true;
-                errno
-            }
-        }
-    }
-
     /// Writes one frame of at most [`MAX_FRAME_BYTES`] bytes from where it lies.
-    fn write_frame(&mut self, frame: &Frame<'_>) -> io::Result<()> {
+    fn write_frame(&self, frame: &Frame<'_>) -> io::Result<()> {
         let header = vnet_header::encode(&frame.offload, frame.len());
         let mut pieces = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MAX_PIECES];
         pieces[0] = piece(header.as_ptr(), header.len());
@@ -210,12 +262,14 @@ impl TapQueue {
             *place = piece(segment.as_ptr(), segment.len());
             count += 1;
         }
+        let mut rest = None;
         if !tail.is_empty() {
-            tail.copy_to(&mut self.scratch);
-            pieces[usize::from(count)] = piece(self.scratch.as_ptr(), tail.len());
+            let gathered = rest.insert(self.rest.lock());
+            tail.copy_to(gathered);
+            pieces[usize::from(count)] = piece(gathered.as_ptr(), tail.len());
             count += 1;
         }
-        // SAFETY: the first `count` pieces are readable: header and scratch are ours, the head is borrowed by
+        // SAFETY: the first `count` pieces are readable: header and rest are ours, the head is borrowed by
         // `frame`, and the tail's segments stay readable until their burst is cleared (Segment invariant 1), which
         // `frame` borrows. The kernel only reads them, and takes bytes that change meanwhile as they come.
         let result = unsafe { libc::writev(self.fd.as_raw_fd(), pieces.as_ptr(), count.into()) };
@@ -226,16 +280,4 @@ impl TapQueue {
 /// A piece of a frame to write.
 fn piece(start: *const u8, len: usize) -> libc::iovec {
     libc::iovec { iov_base: start.cast_mut().cast(), iov_len: len }
-}
-
-impl AsFd for TapQueue {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl AsRawFd for TapQueue {
-    fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
-    }
 }

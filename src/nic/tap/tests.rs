@@ -73,7 +73,7 @@ impl Host {
         while Instant::now() < deadline {
             for queue in &mut self.queues {
                 self.burst.clear();
-                let outcome = queue.fill(PortId::ZERO, &mut self.burst);
+                let outcome = queue.receiver.fill(PortId::ZERO, &mut self.burst);
                 assert_eq!((outcome.bad_offload, outcome.failed), (0, None));
                 let frames = (0..self.burst.len()).map(|index| self.burst.frame(index));
                 for frame in frames {
@@ -104,7 +104,7 @@ fn transmit(queue: &mut TapQueue, frames: &[&[u8]], piece_len: usize, offload: O
         burst.push(PortId::ZERO, offload, &segments);
     }
     let frames: Vec<Frame<'_>> = (0..burst.len()).map(|index| burst.frame(index)).collect();
-    queue.transmit(&frames)
+    queue.transmitter.transmit(&frames)
 }
 
 fn bytes_of(frame: &Frame<'_>) -> Vec<u8> {
@@ -313,7 +313,7 @@ fn every_queue_carries_frames() {
         while seen.iter().sum::<u32>() < 100 && Instant::now() < deadline {
             for (queue, seen) in host.queues.iter_mut().zip(&mut seen) {
                 host.burst.clear();
-                *seen += queue.fill(PortId::ZERO, &mut host.burst).pkts;
+                *seen += queue.receiver.fill(PortId::ZERO, &mut host.burst).pkts;
             }
         }
         assert_eq!(seen.iter().sum::<u32>(), 100);
@@ -330,7 +330,7 @@ fn interface_that_is_down_refuses_the_burst_and_takes_the_next_one_up_again() {
         let sent = transmit(&mut host.queues[0], &[&frame[..]; 3], 42, Offload::default());
         assert_eq!(sent, TxOutcome { host_refused: 3, ..TxOutcome::default() });
         assert_eq!(sent.drops()[1], (DropReason::HostRefused, 3));
-        assert_eq!(host.queues[0].fill(PortId::ZERO, &mut host.burst), RxOutcome::default());
+        assert_eq!(host.queues[0].receiver.fill(PortId::ZERO, &mut host.burst), RxOutcome::default());
         ip("link set vt0 up");
         let sent = transmit(&mut host.queues[0], &[&frame[..]; 3], 42, Offload::default());
         assert_eq!(sent, TxOutcome { pkts: 3, bytes: 126, ..TxOutcome::default() });
@@ -344,10 +344,10 @@ fn deleted_interface_fails_once_and_stays_quiet() {
         let mut host = Host::new(&TapConfig::new(TAP));
         ip("link del vt0");
         let queue = &mut host.queues[0];
-        let outcome = queue.fill(PortId::ZERO, &mut host.burst);
+        let outcome = queue.receiver.fill(PortId::ZERO, &mut host.burst);
         assert_eq!(outcome, RxOutcome { failed: Some(libc::EBADFD), ..RxOutcome::default() });
-        queue.resume();
-        assert_eq!(queue.fill(PortId::ZERO, &mut host.burst), RxOutcome::default());
+        queue.receiver.resume();
+        assert_eq!(queue.receiver.fill(PortId::ZERO, &mut host.burst), RxOutcome::default());
         assert_eq!(host.send(&arp_request(), Offload::default()).host_refused, 1);
     });
 }
@@ -465,7 +465,7 @@ fn longest_frame_is_read_whole() {
     let frame: Vec<u8> = (0..=250).cycle().take(MAX_FRAME_BYTES).collect();
     host.send(&[&[0; vnet_header::LEN], &frame[..]].concat()).unwrap();
     let mut burst = Burst::new();
-    let outcome = queue.fill(PortId::ZERO, &mut burst);
+    let outcome = queue.receiver.fill(PortId::ZERO, &mut burst);
     assert_eq!(outcome, RxOutcome { pkts: 1, bytes: MAX_FRAME_BYTES as u64, ..RxOutcome::default() });
     assert!(bytes_of(&burst.frame(0)) == frame);
 }
@@ -478,7 +478,7 @@ fn frames_of_a_burst_do_not_overlap() {
         host.send(&[&[0; vnet_header::LEN], &frame[..]].concat()).unwrap();
     }
     let mut burst = Burst::new();
-    assert_eq!(queue.fill(PortId::ZERO, &mut burst).pkts, 5);
+    assert_eq!(queue.receiver.fill(PortId::ZERO, &mut burst).pkts, 5);
     for (index, frame) in frames.iter().enumerate() {
         assert_eq!(&bytes_of(&burst.frame(index)), frame);
     }
@@ -492,7 +492,7 @@ fn header_that_does_not_fit_its_frame_is_dropped_and_counted() {
     host.send(&[0; vnet_header::LEN - 1]).unwrap();
     host.send(&[0; 72]).unwrap();
     let mut burst = Burst::new();
-    let outcome = queue.fill(PortId::ZERO, &mut burst);
+    let outcome = queue.receiver.fill(PortId::ZERO, &mut burst);
     assert_eq!(outcome, RxOutcome { pkts: 1, bytes: 60, bad_offload: 2, failed: None });
     assert_eq!(burst.len(), 1);
 }
@@ -507,24 +507,24 @@ fn fill_leaves_what_the_burst_has_no_room_for() {
     for _ in 0..3 {
         host.send(&[0; 72]).unwrap();
     }
-    assert_eq!(queue.fill(PortId::ZERO, &mut burst).pkts, 2);
+    assert_eq!(queue.receiver.fill(PortId::ZERO, &mut burst).pkts, 2);
     burst.clear();
-    assert_eq!(queue.fill(PortId::ZERO, &mut burst).pkts, 1);
+    assert_eq!(queue.receiver.fill(PortId::ZERO, &mut burst).pkts, 1);
 }
 
 #[test]
 fn idle_queue_is_not_read_at_each_poll() {
     let (mut queue, host) = queue_over_socket();
     let mut burst = Burst::new();
-    assert_eq!(queue.fill(PortId::ZERO, &mut burst).pkts, 0);
+    assert_eq!(queue.receiver.fill(PortId::ZERO, &mut burst).pkts, 0);
     host.send(&[0; 72]).unwrap();
-    assert_eq!(queue.fill(PortId::ZERO, &mut burst).pkts, 0, "skipped");
-    assert_eq!(queue.fill(PortId::ZERO, &mut burst).pkts, 1);
+    assert_eq!(queue.receiver.fill(PortId::ZERO, &mut burst).pkts, 0, "skipped");
+    assert_eq!(queue.receiver.fill(PortId::ZERO, &mut burst).pkts, 1);
     burst.clear();
-    assert_eq!(queue.fill(PortId::ZERO, &mut burst).pkts, 0, "read, and empty");
+    assert_eq!(queue.receiver.fill(PortId::ZERO, &mut burst).pkts, 0, "read, and empty");
     host.send(&[0; 72]).unwrap();
-    queue.resume();
-    assert_eq!(queue.fill(PortId::ZERO, &mut burst).pkts, 1);
+    queue.receiver.resume();
+    assert_eq!(queue.receiver.fill(PortId::ZERO, &mut burst).pkts, 1);
 }
 
 #[test]
@@ -553,10 +553,10 @@ fn full_host_queue_drops_the_rest_of_the_burst() {
 
 #[test]
 fn frame_longer_than_any_port_takes_is_dropped() {
-    let (mut queue, _host) = queue_over_socket();
+    let (queue, _host) = queue_over_socket();
     let head = vec![0; MAX_FRAME_BYTES + 1];
     let frame = Frame { head: &head, tail: vsteer_switch::packet::Tail::EMPTY, offload: Offload::default() };
-    assert_eq!(queue.transmit(&[frame]), TxOutcome { too_long: 1, ..TxOutcome::default() });
+    assert_eq!(queue.transmitter.transmit(&[frame]), TxOutcome { too_long: 1, ..TxOutcome::default() });
 }
 
 /// A packet socket on the host's side of the TAP interface.

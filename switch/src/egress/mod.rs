@@ -57,6 +57,12 @@ impl OffloadCaps {
     /// No offload.
     pub const NONE: Self = Self { checksum: false, tso4: false, tso6: false, ecn: false };
 
+    /// Whether a port with these offloads and no frame longer than `max_frame_bytes` takes `frame` as it is.
+    #[inline]
+    pub fn takes(self, frame: &Frame<'_>, max_frame_bytes: usize) -> bool {
+        self.missing(&frame.offload) == Missing::Nothing && check(frame, max_frame_bytes).is_ok()
+    }
+
     /// What is left for software to do on a frame with this offload state.
     #[inline]
     fn missing(self, offload: &Offload) -> Missing {

@@ -16,7 +16,7 @@ mod dequeue;
 mod enqueue;
 
 /// One virtqueue under its lock.
-pub(crate) mod queue;
+pub mod queue;
 
 /// A guest's port: where guest queues and the switch's receive and transmit meet.
 pub mod port;

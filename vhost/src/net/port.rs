@@ -187,8 +187,15 @@ impl VhostPort {
     }
 
     /// Whether the guest uses several receiveqs, so that a flow hash decides between them.
+    #[inline]
     pub fn is_multi_queue(&self) -> bool {
-        self.live_receiveqs.count() > 1
+        self.live_receiveqs.get() != [1, 0] && self.live_receiveqs.count() > 1
+    }
+
+    /// The least hash that falls on the same receiveq as `hash`: packets with one such hash go together.
+    #[inline]
+    pub fn spread(&self, hash: u32) -> u32 {
+        hash.checked_rem(self.live_receiveqs.count()).unwrap_or(0)
     }
 
     /// The pairs whose transmitq is started: the only ones worth a [`receive`](Self::receive).

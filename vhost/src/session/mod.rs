@@ -7,10 +7,10 @@ mod vring;
 /// The daemon's view of a device: features, memory.
 mod backend;
 
-/// Where a front-end comes from: a socket we listen on, one we connect to, or one we were started with.
+/// Where a port's front-ends come from.
 pub mod endpoint;
 
-/// A connection that we inherit, on its way to the daemon.
+/// A connection that is there already, on its way to the daemon.
 mod relay;
 
 /// The thread that serves a port's front-ends, one connection after the other.

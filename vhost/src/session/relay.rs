@@ -1,6 +1,6 @@
 //! Carries a vhost-user connection from one socket to another, descriptors included.
 //!
-//! The daemon accepts connections and makes them, but cannot be given one. A connection that we inherit therefore reaches
+//! The daemon accepts connections and makes them, but cannot be given one. A connection that is there already therefore reaches
 //! it through a private socket, and this is the piece between. It looks at no message: what arrives by one `recvmsg`
 //! leaves by one `sendmsg`, so that descriptors stay with the bytes they came with.
 

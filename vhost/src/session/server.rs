@@ -116,20 +116,19 @@ struct Session {
 impl Session {
     fn run(self, endpoint: Endpoint) {
         let result = match &endpoint {
-            Endpoint::Listen(bound) => self.listen(&endpoint, bound.listener()),
-            Endpoint::InheritedListener(listener) => self.listen(&endpoint, listener),
+            Endpoint::Listen(listener) => self.listen(listener),
             Endpoint::Connect(path) => self.connect(path),
-            Endpoint::InheritedStream(stream) => self.inherited(stream),
+            Endpoint::Connected(stream) => self.connected(stream),
         };
         if let Err(error) = result {
             tracing::error!(port = self.name, %error, "the port's vhost-user socket failed; add the port again");
         }
     }
 
-    fn listen(&self, endpoint: &Endpoint, listener: &UnixListener) -> io::Result<()> {
+    fn listen(&self, listener: &UnixListener) -> io::Result<()> {
         let mut accepting = Listener::from(listener.try_clone()?);
         while !self.stop.requested() {
-            self.stop.wait(endpoint.listener_fd(), -1)?;
+            self.stop.wait(Some(listener.as_raw_fd()), -1)?;
             if !self.stop.requested() {
                 self.serve(|daemon| daemon.start(&mut accepting));
             }
@@ -149,8 +148,8 @@ impl Session {
         Ok(())
     }
 
-    /// Serves the one connection that we were started with, through a private socket (see `relay.rs`).
-    fn inherited(&self, stream: &UnixStream) -> io::Result<()> {
+    /// Serves the one connection that is there already, through a private socket (see `relay.rs`).
+    fn connected(&self, stream: &UnixStream) -> io::Result<()> {
         let private = tempfile::tempdir()?;
         let path = private.path().join("s");
         let listener = UnixListener::bind(&path)?;
