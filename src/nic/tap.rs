@@ -81,7 +81,7 @@ pub enum TapError {
     },
     /// The kernel has no TUN/TAP driver, or its device file is missing.
     #[error(
-        "tap {name}: {TUN_DEVICE} is missing; load the driver with `modprobe tun` (in a container, pass the device in)"
+        "tap {name}: {TUN_DEVICE} is missing; load the driver with `modprobe tun`, or pass the device into the container"
     )]
     NoDriver {
         /// The interface.
@@ -112,8 +112,8 @@ pub enum TapError {
     },
     /// An interface of that name exists and is not what was asked for.
     #[error(
-        "tap {name}: an interface of that name exists and is not a TAP with {wanted}; choose another name, or remove it with \
-         `ip link del {name}`"
+        "tap {name}: an interface of that name exists and is not a TAP with {wanted}; choose another name, or remove \
+         it with `ip link del {name}`"
     )]
     WrongKind {
         /// The interface.
