@@ -1,3 +1,21 @@
 //! The vsteer appliance: a virtual switch between guests, the host and the wire.
+//!
+//! The library is what `main.rs` is a thin shell over: what the operator says and how the operator is answered, and the
+//! ports towards the host.
+
+/// What the operator asked for, checked: ports, workers, polling, the control socket.
+pub mod config;
+
+/// Log lines on standard error.
+pub mod logging;
+
+/// Unix sockets that live in the file system: stale ones replaced, mode and owner set, removed at the end.
+pub mod socket_file;
 
 pub mod nic;
+
+/// The control socket: protocol, server, client, and tables for the terminal.
+pub mod control;
+
+/// Readiness, and the signals that end the process.
+pub mod notify;

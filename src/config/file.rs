@@ -1,0 +1,203 @@
+//! The configuration file: TOML with the words of the command line.
+//!
+//! ```toml
+//! workers = [1, 3]              # or "1,3"
+//! poll = "adaptive"
+//! control = "/run/vsteer.sock"
+//!
+//! [port.vm0]
+//! type = "vhost-user"
+//! path = "/run/vm0.sock"
+//! vlan = 10
+//!
+//! [port.host]
+//! type = "tap"
+//! interface = "vsteer0"
+//! trunks = [10, "20-29"]
+//! tso = false                   # or "off"
+//! ```
+//!
+//! A port is a table named after it, so TOML itself refuses a name used twice. Values become the text that would stand
+//! on the command line and go through the same readers: nothing can be said in one place only.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use clap::ValueEnum;
+use toml::Spanned;
+use toml::de::{DeInteger, DeString, DeTable, DeValue};
+
+use super::cpu::CpuList;
+use super::error::{ConfigError, Problem};
+use super::port_spec::{KindWord, PortDraft, PortSpec};
+use super::{ConfigSource, Placed, PollMode};
+
+const KEYS: [&str; 4] = ["workers", "poll", "control", "port"];
+const TYPE: &str = "type";
+/// Keys that hold a port's address, each with the type that has it.
+const ADDRESS_KEYS: [(&str, KindWord); 2] = [("path", KindWord::VhostUser), ("interface", KindWord::Tap)];
+
+type Entry<'a, 'i> = (&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>);
+
+/// Reads `text`, the contents of the file `name`.
+pub(super) fn parse(name: &str, text: &str) -> Result<ConfigSource, ConfigError> {
+    let file = File { name, text };
+    let root = DeTable::parse(text).map_err(|error| {
+        let place = file.place(error.span().unwrap_or_default());
+        ConfigError::new(place, error.message().trim_end().replace('\n', "; "))
+    })?;
+    file.read(root.get_ref())
+}
+
+/// The file being read, to turn spans into lines.
+struct File<'a> {
+    name: &'a str,
+    text: &'a str,
+}
+
+impl File<'_> {
+    /// `FILE:LINE`.
+    fn place(&self, span: Range<usize>) -> String {
+        let before = self.text.as_bytes().iter().take(span.start);
+        format!("{}:{}", self.name, 1 + before.filter(|&&byte| byte == b'\n').count())
+    }
+
+    /// `FILE:LINE: KEY`.
+    fn place_of(&self, span: Range<usize>, key: &str) -> String {
+        format!("{}: {key}", self.place(span))
+    }
+
+    fn read(&self, root: &DeTable<'_>) -> Result<ConfigSource, ConfigError> {
+        let mut source = ConfigSource::default();
+        for (key, value) in root {
+            let place = self.place_of(value.span(), key.get_ref());
+            let wrong = |problem| ConfigError::new(place.clone(), problem);
+            match key.get_ref().as_ref() {
+                "workers" => {
+                    let value = workers(value.get_ref()).map_err(wrong)?;
+                    source.workers = Some(Placed { place, value });
+                }
+                "poll" => source.poll = Some(poll(value.get_ref()).map_err(wrong)?),
+                "control" => source.control = Some(string(value.get_ref()).map_err(wrong)?.into()),
+                "port" => source.ports = self.ports(value).map_err(|error| *error)?,
+                other => {
+                    let problem = Problem::unknown("key", other, KEYS.into_iter());
+                    return Err(ConfigError::new(self.place(key.span()), problem));
+                }
+            }
+        }
+        Ok(source)
+    }
+
+    fn ports(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<Placed<PortSpec>>, Box<ConfigError>> {
+        let table = value.get_ref().as_table().ok_or_else(|| {
+            let place = self.place_of(value.span(), "port");
+            ConfigError::new(place, "no table; write each port as [port.NAME], as in [port.vm0]")
+        })?;
+        let mut entries: Vec<Entry<'_, '_>> = table.iter().collect();
+        entries.sort_by_key(|(name, _)| name.span().start);
+        entries.into_iter().map(|(name, value)| self.port(name, value).map_err(Box::new)).collect()
+    }
+
+    fn port(
+        &self,
+        name: &Spanned<DeString<'_>>,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<Placed<PortSpec>, ConfigError> {
+        let table_key = format!("port.{}", name.get_ref());
+        let place = self.place_of(name.span(), &table_key);
+        let wrong = |problem: Problem| ConfigError::new(place.clone(), problem);
+        let table = value
+            .get_ref()
+            .as_table()
+            .ok_or_else(|| wrong(format!("no table; write [{table_key}] and its options below").into()))?;
+
+        let kind = self.kind(table, &table_key, &place)?;
+        let mut draft = PortDraft::new(name.get_ref(), kind).map_err(wrong)?;
+        for (key, value) in table {
+            let word = key.get_ref().as_ref();
+            if word == TYPE {
+                continue;
+            }
+            set(&mut draft, kind, word, value.get_ref()).map_err(|problem| {
+                ConfigError::new(self.place_of(key.span(), &format!("{table_key}.{word}")), problem)
+            })?;
+        }
+        let spec = draft.finish().map_err(wrong)?;
+        Ok(Placed { place, value: spec })
+    }
+
+    fn kind(&self, table: &DeTable<'_>, table_key: &str, place: &str) -> Result<KindWord, ConfigError> {
+        let Some((_, value)) = table.iter().find(|(key, _)| key.get_ref().as_ref() == TYPE) else {
+            return Err(ConfigError::new(place, "no type; add type = \"vhost-user\" or type = \"tap\""));
+        };
+        string(value.get_ref()).and_then(KindWord::parse).map_err(|problem| {
+            ConfigError::new(self.place_of(value.span(), &format!("{table_key}.type")), problem)
+        })
+    }
+}
+
+/// Sets `key` of a port, its address or an option.
+fn set(draft: &mut PortDraft, kind: KindWord, key: &str, value: &DeValue<'_>) -> Result<(), Problem> {
+    match ADDRESS_KEYS.iter().find(|(name, _)| *name == key) {
+        Some((_, owner)) if *owner == kind => draft.set_address(string(value)?),
+        Some(_) => match kind {
+            KindWord::VhostUser => Err("belongs to tap ports; a vhost-user port has path = \"PATH\"".into()),
+            KindWord::Tap => Err("belongs to vhost-user ports; a tap port has interface = \"NAME\"".into()),
+        },
+        None if PortDraft::option_names().any(|name| name == key) => draft.set(key, &word(value, "+")?),
+        None => {
+            let addresses = ADDRESS_KEYS.iter().map(|&(name, _)| name);
+            Err(Problem::unknown(
+                "option",
+                key,
+                [TYPE].into_iter().chain(addresses).chain(PortDraft::option_names()),
+            ))
+        }
+    }
+}
+
+fn workers(value: &DeValue<'_>) -> Result<CpuList, Problem> {
+    CpuList::parse(&word(value, ",")?)
+}
+
+fn poll(value: &DeValue<'_>) -> Result<PollMode, Problem> {
+    let text = string(value)?;
+    PollMode::from_str(text, false).map_err(|_| {
+        Problem::unknown("mode", text, PollMode::value_variants().iter().map(|mode| mode.name()))
+    })
+}
+
+fn string<'a>(value: &'a DeValue<'_>) -> Result<&'a str, Problem> {
+    value
+        .as_str()
+        .ok_or_else(|| format!("text belongs here, not {}; put it in quotes", value.type_str()).into())
+}
+
+/// The text that says `value` on the command line; elements of an array are joined with `separator`.
+fn word<'a>(value: &'a DeValue<'_>, separator: &str) -> Result<Cow<'a, str>, Problem> {
+    match value {
+        DeValue::String(text) => Ok(Cow::Borrowed(text)),
+        DeValue::Integer(number) => integer(number),
+        DeValue::Boolean(on) => Ok(Cow::Borrowed(if *on { "on" } else { "off" })),
+        DeValue::Array(values) => {
+            let words: Result<Vec<_>, _> =
+                values.iter().map(|value| word(value.get_ref(), separator)).collect();
+            Ok(Cow::Owned(words?.join(separator)))
+        }
+        DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => {
+            Err(format!("{} has no meaning here; use text, a number or a boolean", value.type_str()).into())
+        }
+    }
+}
+
+/// Decimal digits, except that an octal literal keeps its digits: the only octal value is a mode, which is written in
+/// octal digits on the command line too.
+fn integer<'a>(number: &'a DeInteger<'_>) -> Result<Cow<'a, str>, Problem> {
+    match number.radix() {
+        8 | 10 => Ok(Cow::Borrowed(number.as_str())),
+        radix => i64::from_str_radix(number.as_str(), radix)
+            .map(|number| Cow::Owned(number.to_string()))
+            .map_err(|_| format!("{number} is too large; use a smaller number").into()),
+    }
+}

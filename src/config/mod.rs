@@ -1,0 +1,263 @@
+//! What the operator asked for, from the command line and the configuration file, checked before anything starts.
+//!
+//! Both sources say the same things with the same words and become a `ConfigSource` each; `Config::merge` puts the
+//! command line over the file and checks what only the whole shows: names, sockets and interfaces used twice, CPUs
+//! that this process may not use. Every error names the place, the value and what to try.
+
+/// Owner and mode of socket files.
+mod owner;
+
+/// VLAN membership.
+mod vlan;
+
+/// A socket passed by the program that started us.
+mod inherited_socket;
+
+/// One port: `NAME=TYPE:ADDRESS[,OPTION=VALUE...]`.
+mod port_spec;
+
+/// Lists of CPUs.
+mod cpu;
+
+/// The configuration file.
+mod file;
+
+/// The error type, and suggestions for misspelt words.
+mod error;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use vsteer_switch::port::MAX_PORTS;
+
+pub use self::cpu::CpuList;
+pub use self::error::ConfigError;
+pub(crate) use self::error::nearest;
+pub use self::inherited_socket::InheritedSocket;
+pub use self::owner::Owner;
+pub use self::port_spec::{
+    DEFAULT_MAC_LIMIT, MAX_NAME_BYTES, MAX_QUEUE_PAIRS, MAX_SOCKET_PATH_BYTES, Offloads, PortKind, PortSpec,
+    VhostUserSpec,
+};
+pub use self::vlan::{MAX_VLAN, VlanSet, VlanSpec};
+
+/// Control socket of `vsteer run`, and where `vsteer ctl` looks for it.
+pub const DEFAULT_CONTROL: &str = "/run/vsteer.sock";
+
+/// A checked configuration, ready to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// One entry per worker thread, never empty: the CPU it is pinned to, or `None` to leave it to the scheduler.
+    pub workers: Vec<Option<usize>>,
+    /// How workers wait for packets.
+    pub poll: PollMode,
+    /// Path of the control socket; `None` opens none.
+    pub control: Option<PathBuf>,
+    /// Ports to start with, at most [`MAX_PORTS`], in the order they were written.
+    pub ports: Vec<PortSpec>,
+}
+
+/// How workers wait for packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum PollMode {
+    /// Spin always: lowest latency, a whole CPU per worker.
+    Busy,
+    /// Spin under load, sleep when idle.
+    #[default]
+    Adaptive,
+    /// Sleep after every burst: least CPU time.
+    Interrupt,
+}
+
+impl PollMode {
+    /// The mode in the operator's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            PollMode::Busy => "busy",
+            PollMode::Adaptive => "adaptive",
+            PollMode::Interrupt => "interrupt",
+        }
+    }
+}
+
+/// What one source says; what is `None` is left to the other, or to the default.
+#[derive(Debug, Default)]
+pub struct ConfigSource {
+    /// CPUs of the workers.
+    pub workers: Option<Placed<CpuList>>,
+    /// How workers wait.
+    pub poll: Option<PollMode>,
+    /// Path of the control socket.
+    pub control: Option<PathBuf>,
+    /// Ports in the order they were written.
+    pub ports: Vec<Placed<PortSpec>>,
+}
+
+/// A value with the place where the operator wrote it, for errors that show later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed<T> {
+    /// The place, such as `--port vm0=tap:t0` or `vsteer.toml:3: port.vm0`.
+    pub place: String,
+    /// The value.
+    pub value: T,
+}
+
+impl ConfigSource {
+    /// Reads the configuration file at `path`.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no TOML, or says something that cannot be used.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let place = format!("--config {}", path.display());
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::new(place, format!("cannot be read: {error}; check the path")))?;
+        file::parse(&path.display().to_string(), &text)
+    }
+
+    /// Sets the workers from the text of `--workers`.
+    ///
+    /// # Errors
+    /// The text is no list of CPUs.
+    pub fn set_workers(&mut self, text: &str) -> Result<(), ConfigError> {
+        let place = format!("--workers {text}");
+        let value = CpuList::parse(text).map_err(|problem| ConfigError::new(place.clone(), problem))?;
+        self.workers = Some(Placed { place, value });
+        Ok(())
+    }
+
+    /// Adds a port from the text of `--port`.
+    ///
+    /// # Errors
+    /// The text is no port.
+    pub fn add_port(&mut self, text: &str) -> Result<(), ConfigError> {
+        let value = PortSpec::parse("--port", text)?;
+        self.ports.push(Placed { place: format!("--port {text}"), value });
+        Ok(())
+    }
+
+    /// Adds the one guest of a side-car: a vhost-user port at `path` with comma-separated `options`.
+    ///
+    /// # Errors
+    /// The path or an option cannot be used.
+    pub fn add_vm_path(&mut self, name: &str, path: &str, options: &str) -> Result<(), ConfigError> {
+        self.add_vm(format!("--socket-path={path}"), options, PortSpec::vhost_user(name, path, options))
+    }
+
+    /// Adds the one guest of a side-car: a vhost-user port on the inherited descriptor `number`.
+    ///
+    /// # Errors
+    /// The descriptor is no open socket, or an option cannot be used.
+    pub fn add_vm_fd(&mut self, name: &str, number: i32, options: &str) -> Result<(), ConfigError> {
+        let place = format!("--fd={number}");
+        let socket =
+            InheritedSocket::take(number).map_err(|problem| ConfigError::new(place.clone(), problem))?;
+        self.add_vm(place, options, PortSpec::inherited(name, socket, options))
+    }
+
+    fn add_vm(
+        &mut self,
+        socket: String,
+        options: &str,
+        port: Result<PortSpec, error::Problem>,
+    ) -> Result<(), ConfigError> {
+        let place = match options {
+            "" => socket,
+            _ => format!("{socket} --vm-options {options}"),
+        };
+        let value = port.map_err(|problem| ConfigError::new(place.clone(), problem))?;
+        self.ports.push(Placed { place, value });
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Puts `command_line` over `file`: its single values win, and its ports join the file's, replacing those of the
+    /// same name.
+    ///
+    /// # Errors
+    /// A name, socket or interface is used twice, there are too many ports, or a CPU may not be used.
+    pub fn merge(command_line: ConfigSource, file: ConfigSource) -> Result<Self, ConfigError> {
+        let workers = match command_line.workers.or(file.workers) {
+            Some(cpus) => pinned_workers(cpus)?,
+            None => vec![None],
+        };
+        Ok(Self {
+            workers,
+            poll: command_line.poll.or(file.poll).unwrap_or_default(),
+            control: command_line.control.or(file.control),
+            ports: merge_ports(command_line.ports, file.ports)?,
+        })
+    }
+}
+
+fn pinned_workers(cpus: Placed<CpuList>) -> Result<Vec<Option<usize>>, ConfigError> {
+    let allowed = CpuList::allowed().map_err(|error| {
+        ConfigError::new(cpus.place.clone(), format!("cannot list this process's CPUs: {error}"))
+    })?;
+    cpus.value.check(&allowed).map_err(|problem| ConfigError::new(cpus.place, problem))?;
+    Ok(cpus.value.as_slice().iter().copied().map(Some).collect())
+}
+
+fn merge_ports(
+    command_line: Vec<Placed<PortSpec>>,
+    mut file: Vec<Placed<PortSpec>>,
+) -> Result<Vec<PortSpec>, ConfigError> {
+    file.retain(|old| command_line.iter().all(|new| new.value.name != old.value.name));
+    file.extend(command_line);
+    if let Some(port) = file.get(MAX_PORTS) {
+        return Err(ConfigError::new(&port.place, format!("more ports than {MAX_PORTS}; drop some")));
+    }
+    refuse_shared(&file)?;
+    Ok(file.into_iter().map(|port| port.value).collect())
+}
+
+/// Refuses two ports with one name, or on one socket or interface.
+fn refuse_shared(ports: &[Placed<PortSpec>]) -> Result<(), ConfigError> {
+    let mut names = HashMap::new();
+    let mut addresses = HashMap::new();
+    for Placed { place, value } in ports {
+        if let Some(first) = names.insert(value.name.as_str(), place) {
+            let problem = format!("the name {:?} is taken by {first}; use another", value.name);
+            return Err(ConfigError::new(place, problem));
+        }
+        if let Some(first) = addresses.insert(value.identity(), place) {
+            let problem = format!("{} is used by {first} too; give each port its own", value.address());
+            return Err(ConfigError::new(place, problem));
+        }
+    }
+    Ok(())
+}
+
+impl PortSpec {
+    /// What no two ports may share: type, and address with relative paths made absolute.
+    pub fn identity(&self) -> (&'static str, PathBuf) {
+        let address = match &self.kind {
+            PortKind::VhostUser(VhostUserSpec::Server { path, .. } | VhostUserSpec::Client { path }) => {
+                std::path::absolute(path).unwrap_or_else(|_| path.clone())
+            }
+            PortKind::VhostUser(VhostUserSpec::Inherited(_)) | PortKind::Tap { .. } => self.address().into(),
+        };
+        (self.type_name(), address)
+    }
+}
+
+impl fmt::Display for Config {
+    /// The configuration in lines, each with the words that would say it on the command line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pinned: Vec<String> = self.workers.iter().flatten().map(usize::to_string).collect();
+        match pinned.len() {
+            0 => writeln!(f, "workers  {} (not pinned)", self.workers.len())?,
+            _ => writeln!(f, "workers  {}", pinned.join(","))?,
+        }
+        writeln!(f, "poll     {}", self.poll.name())?;
+        match &self.control {
+            Some(path) => writeln!(f, "control  {}", path.display())?,
+            None => writeln!(f, "control  none")?,
+        }
+        self.ports.iter().try_for_each(|port| writeln!(f, "port     {port}"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+//! Whole configurations: files, their errors, and the command line over them.
+
+use super::*;
+
+fn from_toml(text: &str) -> Result<Config, ConfigError> {
+    Config::merge(ConfigSource::default(), file::parse("v.toml", text)?)
+}
+
+fn toml_error(text: &str) -> String {
+    from_toml(text).unwrap_err().to_string()
+}
+
+fn command_line(ports: &[&str]) -> ConfigSource {
+    let mut source = ConfigSource::default();
+    ports.iter().try_for_each(|port| source.add_port(port)).unwrap();
+    source
+}
+
+fn first_allowed_cpu() -> usize {
+    CpuList::allowed().unwrap().as_slice()[0]
+}
+
+#[test]
+fn nothing_said_is_one_free_worker_that_adapts() {
+    let config = Config::merge(ConfigSource::default(), ConfigSource::default()).unwrap();
+    assert_eq!(
+        config,
+        Config { workers: vec![None], poll: PollMode::Adaptive, control: None, ports: Vec::new() }
+    );
+}
+
+#[test]
+fn file_says_what_the_command_line_says() {
+    let cpu = first_allowed_cpu();
+    let config = from_toml(&format!(
+        r#"
+        workers = [{cpu}]
+        poll = "interrupt"
+        control = "/tmp/c.sock"
+
+        [port.vm1]
+        type = "vhost-user"
+        path = "/run/a,b.sock"
+        trunks = [10, "20-29"]
+        native = 1
+        perm = 0o660
+        owner = "root"
+        queues = 0x10
+        tso = false
+
+        [port.host]
+        type = "tap"
+        interface = "vsteer0"
+        vlan = 10
+        csum = "on"
+        mac-limit = 1_000
+        "#
+    ))
+    .unwrap();
+    assert_eq!(config.workers, [Some(cpu)]);
+    assert_eq!(config.poll, PollMode::Interrupt);
+    assert_eq!(config.control.as_deref(), Some(Path::new("/tmp/c.sock")));
+    let ports: Vec<String> = config.ports.iter().map(PortSpec::to_string).collect();
+    assert_eq!(
+        ports,
+        [
+            "vm1=vhost-user:/run/a,b.sock,owner=0,perm=0660,trunks=10+20-29,native=1,mac-limit=4096,queues=16,csum=on,\
+             tso=off",
+            "host=tap:vsteer0,vlan=10,mac-limit=1000,queues=1,csum=on,tso=on",
+        ]
+    );
+}
+
+#[test]
+fn file_errors_name_file_line_key_and_what_to_try() {
+    let port = "[port.vm0]\ntype = \"vhost-user\"\npath = \"/x\"\n";
+    for (text, error) in [
+        ("\nworker = [1]".to_owned(), "v.toml:2: unknown key \"worker\"; did you mean \"workers\"?"),
+        ("name = 1".to_owned(), "v.toml:1: unknown key \"name\"; use one of workers, poll, control, port"),
+        ("workers = \"x\"".to_owned(), "v.toml:1: workers: \"x\" is no CPU; write numbers as in 1,3 or 4-7"),
+        (
+            "\n\npoll = \"adaptiv\"".to_owned(),
+            "v.toml:3: poll: unknown mode \"adaptiv\"; did you mean \"adaptive\"?",
+        ),
+        (
+            "poll = \"never\"".to_owned(),
+            "v.toml:1: poll: unknown mode \"never\"; use one of busy, adaptive, interrupt",
+        ),
+        ("control = 1".to_owned(), "v.toml:1: control: text belongs here, not integer; put it in quotes"),
+        (
+            "[[port]]\nname = \"vm0\"".to_owned(),
+            "v.toml:1: port: no table; write each port as [port.NAME], as in [port.vm0]",
+        ),
+        ("port.vm0 = 3".to_owned(), "v.toml:1: port.vm0: no table; write [port.vm0] and its options below"),
+        (
+            "[port.vm0]\n".to_owned(),
+            "v.toml:1: port.vm0: no type; add type = \"vhost-user\" or type = \"tap\"",
+        ),
+        (
+            "[port.vm0]\n\ntype = \"vhost\"".to_owned(),
+            "v.toml:3: port.vm0.type: unknown port type \"vhost\"; use vhost-user:PATH or tap:IFNAME",
+        ),
+        (
+            "[port.vm0]\ntype = \"tap\"".to_owned(),
+            "v.toml:1: port.vm0: no interface; use interface = \"NAME\"",
+        ),
+        (
+            "[port.vm0]\ntype = \"tap\"\npath = \"/x\"".to_owned(),
+            "v.toml:3: port.vm0.path: belongs to vhost-user ports; a tap port has interface = \"NAME\"",
+        ),
+        (
+            format!("{port}vlan = 4095"),
+            "v.toml:4: port.vm0.vlan: \"4095\" is no VLAN; use a number from 1 to 4094",
+        ),
+        (
+            format!("{port}queue = 1"),
+            "v.toml:4: port.vm0.queue: unknown option \"queue\"; did you mean \"queues\"?",
+        ),
+        (
+            format!("{port}mtu = 1.5"),
+            "v.toml:4: port.vm0.mtu: float has no meaning here; use text, a number or a boolean",
+        ),
+        (
+            format!("{port}mode = \"client\"\nperm = 0o600"),
+            "v.toml:1: port.vm0: with mode=client the socket file is the front-end's; drop perm=",
+        ),
+    ] {
+        assert_eq!(toml_error(&text), error, "{text}");
+    }
+}
+
+#[test]
+fn broken_toml_names_file_and_line() {
+    assert!(toml_error("poll = \"busy\"\nworkers = [1,").starts_with("v.toml:2: "));
+    let twice = "[port.a]\ntype=\"tap\"\ninterface=\"t\"\n[port.a]\n";
+    assert!(toml_error(twice).starts_with("v.toml:4: "), "{}", toml_error(twice));
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = ConfigSource::from_file(Path::new("/nonexistent/v.toml")).unwrap_err().to_string();
+    assert!(error.starts_with("--config /nonexistent/v.toml: cannot be read: "), "{error}");
+}
+
+#[test]
+fn command_line_wins_over_the_file() {
+    let file = r#"
+        poll = "busy"
+        control = "/tmp/file.sock"
+        [port.a]
+        type = "tap"
+        interface = "ta"
+        [port.b]
+        type = "tap"
+        interface = "tb"
+    "#;
+    let mut line = command_line(&["c=tap:tc", "a=tap:other"]);
+    line.poll = Some(PollMode::Interrupt);
+    let config = Config::merge(line, file::parse("v.toml", file).unwrap()).unwrap();
+    assert_eq!(config.poll, PollMode::Interrupt);
+    assert_eq!(config.control.as_deref(), Some(Path::new("/tmp/file.sock")));
+    let ports: Vec<(&str, String)> =
+        config.ports.iter().map(|port| (port.name.as_str(), port.address())).collect();
+    assert_eq!(ports, [("b", "tb".into()), ("c", "tc".into()), ("a", "other".into())]);
+}
+
+#[test]
+fn names_sockets_and_interfaces_are_used_once() {
+    let error = |ports| Config::merge(command_line(ports), ConfigSource::default()).unwrap_err().to_string();
+    assert_eq!(
+        error(&["a=tap:t0", "a=tap:t1"]),
+        "--port a=tap:t1: the name \"a\" is taken by --port a=tap:t0; use another"
+    );
+    assert_eq!(
+        error(&["a=tap:t0", "b=tap:t0"]),
+        "--port b=tap:t0: t0 is used by --port a=tap:t0 too; give each port its own"
+    );
+    assert_eq!(
+        error(&["a=vhost-user:/x/./s", "b=vhost-user:/x/s,mode=client"]),
+        "--port b=vhost-user:/x/s,mode=client: /x/s is used by --port a=vhost-user:/x/./s too; give each port its own"
+    );
+    let same_word = command_line(&["a=tap:t0", "b=vhost-user:t0"]);
+    assert!(Config::merge(same_word, ConfigSource::default()).is_ok());
+}
+
+#[test]
+fn too_many_ports_are_refused() {
+    let mut source = ConfigSource::default();
+    for number in 0..=MAX_PORTS {
+        source.add_port(&format!("p{number}=tap:t{number}")).unwrap();
+    }
+    let error = Config::merge(source, ConfigSource::default()).unwrap_err().to_string();
+    assert_eq!(error, "--port p1024=tap:t1024: more ports than 1024; drop some");
+}
+
+#[test]
+fn workers_are_pinned_to_cpus_this_process_may_use() {
+    let cpu = first_allowed_cpu();
+    let mut source = ConfigSource::default();
+    source.set_workers(&cpu.to_string()).unwrap();
+    assert_eq!(Config::merge(source, ConfigSource::default()).unwrap().workers, [Some(cpu)]);
+
+    let absent = (0..).find(|cpu| !CpuList::allowed().unwrap().as_slice().contains(cpu)).unwrap();
+    let mut source = ConfigSource::default();
+    source.set_workers(&absent.to_string()).unwrap();
+    let error = Config::merge(source, ConfigSource::default()).unwrap_err().to_string();
+    let allowed = CpuList::allowed().unwrap();
+    assert_eq!(error, format!("--workers {absent}: no CPU {absent} for this process; it may use {allowed}"));
+}
+
+#[test]
+fn side_car_ports_take_options() {
+    let mut source = ConfigSource::default();
+    source.add_vm_path("vm", "/run/a,b.sock", "vlan=10,mtu=9000").unwrap();
+    let port = &source.ports[0];
+    assert_eq!(port.place, "--socket-path=/run/a,b.sock --vm-options vlan=10,mtu=9000");
+    assert_eq!(port.value.address(), "/run/a,b.sock");
+    assert_eq!(port.value.vlan, VlanSpec::Access { vlan: 10 });
+
+    let error = source.add_vm_path("vm", "/s", "vlna=10").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "--socket-path=/s --vm-options vlna=10: unknown option \"vlna\"; did you mean \"vlan\"?"
+    );
+    let error = source.add_vm_fd("vm", 900_000, "").unwrap_err().to_string();
+    assert!(error.starts_with("--fd=900000: no such open descriptor"), "{error}");
+}
+
+#[test]
+fn an_inherited_socket_refuses_options_of_a_socket_file() {
+    use std::os::fd::IntoRawFd;
+    let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let number = ours.into_raw_fd();
+    let error = ConfigSource::default().add_vm_fd("vm", number, "perm=0600").unwrap_err().to_string();
+    let why = "the socket was opened by the program that passed it; drop perm=";
+    assert_eq!(error, format!("--fd={number} --vm-options perm=0600: {why}"));
+}
+
+#[test]
+fn summary_shows_every_setting() {
+    let mut source = command_line(&["h=tap:t0,vlan=5"]);
+    source.control = Some("/tmp/c.sock".into());
+    let config = Config::merge(source, ConfigSource::default()).unwrap();
+    assert_eq!(
+        config.to_string(),
+        "workers  1 (not pinned)\npoll     adaptive\ncontrol  /tmp/c.sock\n\
+         port     h=tap:t0,vlan=5,mac-limit=4096,queues=1,csum=on,tso=on\n"
+    );
+}

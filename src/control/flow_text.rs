@@ -1,0 +1,292 @@
+//! What a megaflow matches, as text in the manner of ovs-dpctl: `in_port(vm0),eth(dst=52:54:00:00:00:01),vlan(vid=10)`.
+//!
+//! Only fields that the mask looks at are shown. A field of which every bit matters stands alone, one of which some bits
+//! matter stands as `value/mask`. A VLAN tag whose absence matters is `vlan(none)`.
+//!
+//! # Source
+//! ovs-dpctl(8) and ovs-fields(7).
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use vsteer_switch::flow::key::{FRAG_ANY, FRAG_LATER, FlowKey, MacAddr, Mask, VlanTag};
+
+const ETH_TYPE_IPV4: u16 = 0x0800;
+const ETH_TYPE_ARP: u16 = 0x0806;
+const ETH_TYPE_IPV6: u16 = 0x86dd;
+const TPID_CUSTOMER: u16 = 0x8100;
+
+/// The text of what `mask` looks at in `key`; `port_name` names ports, those it does not know are shown as numbers.
+pub fn match_text(key: &FlowKey, mask: &Mask, port_name: impl Fn(u32) -> Option<String>) -> String {
+    let mask = &mask.0;
+    let mut text = Text::default();
+    if mask.in_port != 0 {
+        let port = port_name(key.in_port).unwrap_or_else(|| key.in_port.to_string());
+        text.group("in_port", vec![port]);
+    }
+    text.group(
+        "eth",
+        fields([("src", mac(key.eth_src, mask.eth_src)), ("dst", mac(key.eth_dst, mask.eth_dst))]),
+    );
+    for (tag, tag_mask) in key.vlan.iter().zip(&mask.vlan) {
+        text.group("vlan", vlan(tag, tag_mask));
+    }
+    let eth_type = key.eth_type.get() & mask.eth_type.get();
+    text.group("eth_type", hex(key.eth_type.get(), mask.eth_type.get()).into_iter().collect());
+    match eth_type {
+        ETH_TYPE_ARP => text.group("arp", arp(key, mask)),
+        ETH_TYPE_IPV4 => text.group("ipv4", ip(key, mask, ipv4)),
+        ETH_TYPE_IPV6 => text.group("ipv6", ip(key, mask, ipv6)),
+        _ => text.group("ip", ip(key, mask, ipv6)),
+    }
+    transport(&mut text, key, mask);
+    if eth_type != ETH_TYPE_ARP {
+        let target = ipv6(key.nd_target, mask.nd_target);
+        text.group(
+            "nd",
+            fields([
+                ("target", target),
+                ("sll", mac(key.hw_src, mask.hw_src)),
+                ("tll", mac(key.hw_dst, mask.hw_dst)),
+            ]),
+        );
+    }
+    text.0
+}
+
+/// An Ethernet address as `52:54:00:00:00:01`.
+pub fn mac_text(mac: MacAddr) -> String {
+    let [a, b, c, d, e, f] = mac;
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+/// Groups `name(field,field)` separated by commas.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn group(&mut self, name: &str, fields: Vec<String>) {
+        if fields.is_empty() {
+            return;
+        }
+        let separator = if self.0.is_empty() { "" } else { "," };
+        // Writing to a string cannot fail.
+        let _ = write!(self.0, "{separator}{name}({})", fields.join(","));
+    }
+}
+
+/// `name=value` for each field that has a value.
+fn fields<const N: usize>(fields: [(&str, Option<String>); N]) -> Vec<String> {
+    fields.into_iter().filter_map(|(name, value)| value.map(|value| format!("{name}={value}"))).collect()
+}
+
+fn arp(key: &FlowKey, mask: &FlowKey) -> Vec<String> {
+    fields([
+        ("sip", ipv4(key.ip_src, mask.ip_src)),
+        ("tip", ipv4(key.ip_dst, mask.ip_dst)),
+        ("op", decimal(key.ip_proto.into(), mask.ip_proto.into(), 0xff)),
+        ("sha", mac(key.hw_src, mask.hw_src)),
+        ("tha", mac(key.hw_dst, mask.hw_dst)),
+    ])
+}
+
+type AddressText = fn([u8; 16], [u8; 16]) -> Option<String>;
+
+fn ip(key: &FlowKey, mask: &FlowKey, address: AddressText) -> Vec<String> {
+    fields([
+        ("src", address(key.ip_src, mask.ip_src)),
+        ("dst", address(key.ip_dst, mask.ip_dst)),
+        ("label", hex_wide(key.ipv6_label.get(), mask.ipv6_label.get())),
+        ("proto", decimal(key.ip_proto.into(), mask.ip_proto.into(), 0xff)),
+        ("tos", decimal(key.ip_tos.into(), mask.ip_tos.into(), 0xff)),
+        ("ttl", decimal(key.ip_ttl.into(), mask.ip_ttl.into(), 0xff)),
+        ("frag", (mask.ip_frag != 0).then(|| frag(key.ip_frag).to_owned())),
+    ])
+}
+
+fn frag(bits: u8) -> &'static str {
+    match (bits & FRAG_ANY != 0, bits & FRAG_LATER != 0) {
+        (false, _) => "no",
+        (true, false) => "first",
+        (true, true) => "later",
+    }
+}
+
+fn transport(text: &mut Text, key: &FlowKey, mask: &FlowKey) {
+    let (name, [src, dst]) = match key.ip_proto & mask.ip_proto {
+        1 => ("icmp", ["type", "code"]),
+        6 => ("tcp", ["src", "dst"]),
+        17 => ("udp", ["src", "dst"]),
+        58 => ("icmpv6", ["type", "code"]),
+        132 => ("sctp", ["src", "dst"]),
+        _ => ("tp", ["src", "dst"]),
+    };
+    let port = |port: u16, mask: u16| decimal(port, mask, 0xffff);
+    let ports =
+        [(src, port(key.tp_src.get(), mask.tp_src.get())), (dst, port(key.tp_dst.get(), mask.tp_dst.get()))];
+    text.group(name, fields(ports));
+    text.group("tcp_flags", hex(key.tcp_flags.get(), mask.tcp_flags.get()).into_iter().collect());
+}
+
+fn vlan(tag: &VlanTag, mask: &VlanTag) -> Vec<String> {
+    let (tci, tci_mask) = (tag.tci.get(), mask.tci.get());
+    if mask.tpid.get() != 0 && tag.tpid.get() == 0 {
+        return vec!["none".to_owned()];
+    }
+    let odd_tpid = mask.tpid.get() != 0 && tag.tpid.get() != TPID_CUSTOMER;
+    fields([
+        ("tpid", odd_tpid.then(|| hex(tag.tpid.get(), mask.tpid.get())).flatten()),
+        ("vid", decimal(tci & 0xfff, tci_mask & 0xfff, 0xfff)),
+        ("pcp", decimal(tci >> 13, tci_mask >> 13, 7)),
+    ])
+}
+
+fn decimal(value: u16, mask: u16, full: u16) -> Option<String> {
+    match mask {
+        0 => None,
+        mask if mask == full => Some(value.to_string()),
+        mask => Some(format!("{value}/{mask:#x}")),
+    }
+}
+
+fn hex(value: u16, mask: u16) -> Option<String> {
+    match mask {
+        0 => None,
+        u16::MAX => Some(format!("{value:#06x}")),
+        mask => Some(format!("{value:#06x}/{mask:#06x}")),
+    }
+}
+
+/// A 20-bit flow label.
+fn hex_wide(value: u32, mask: u32) -> Option<String> {
+    match mask {
+        0 => None,
+        0xf_ffff | u32::MAX => Some(format!("{value:#07x}")),
+        mask => Some(format!("{value:#07x}/{mask:#07x}")),
+    }
+}
+
+fn mac(value: MacAddr, mask: MacAddr) -> Option<String> {
+    masked(mask, mac_text(value), mac_text)
+}
+
+fn ipv4(value: [u8; 16], mask: [u8; 16]) -> Option<String> {
+    let last = |bytes: [u8; 16]| [bytes[12], bytes[13], bytes[14], bytes[15]];
+    masked(last(mask), Ipv4Addr::from(last(value)).to_string(), |mask| Ipv4Addr::from(mask).to_string())
+}
+
+fn ipv6(value: [u8; 16], mask: [u8; 16]) -> Option<String> {
+    masked(mask, Ipv6Addr::from(value).to_string(), |mask| Ipv6Addr::from(mask).to_string())
+}
+
+fn masked<const N: usize>(
+    mask: [u8; N],
+    value: String,
+    mask_text: impl Fn([u8; N]) -> String,
+) -> Option<String> {
+    match mask {
+        mask if mask == [0; N] => None,
+        mask if mask == [0xff; N] => Some(value),
+        mask => Some(format!("{value}/{}", mask_text(mask))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::byteorder::big_endian::U16;
+
+    use super::*;
+
+    fn text(key: &FlowKey, mask: &FlowKey) -> String {
+        match_text(key, &Mask(*mask), |port| (port == 3).then(|| "vm0".to_owned()))
+    }
+
+    fn switched_key() -> FlowKey {
+        FlowKey {
+            in_port: 3,
+            eth_src: [0x52, 0x54, 0, 0, 0, 1],
+            eth_dst: [0x52, 0x54, 0, 0, 0, 2],
+            vlan: [VlanTag { tpid: U16::new(0x8100), tci: U16::new(0xa00a) }, VlanTag::default()],
+            eth_type: U16::new(ETH_TYPE_IPV4),
+            ip_proto: 6,
+            ip_src: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 1],
+            tp_dst: U16::new(80),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn learning_switch_looks_at_link_layer_only() {
+        let mask = FlowKey {
+            in_port: u32::MAX,
+            eth_src: [0xff; 6],
+            eth_dst: [0xff; 6],
+            vlan: [VlanTag { tpid: U16::MAX_VALUE, tci: U16::new(0x0fff) }, VlanTag::default()],
+            ..Default::default()
+        };
+        let mut key = switched_key();
+        assert_eq!(
+            text(&key, &mask),
+            "in_port(vm0),eth(src=52:54:00:00:00:01,dst=52:54:00:00:00:02),vlan(vid=10)"
+        );
+        key.vlan[0] = VlanTag::default();
+        key.in_port = 9;
+        assert_eq!(
+            text(&key, &mask),
+            "in_port(9),eth(src=52:54:00:00:00:01,dst=52:54:00:00:00:02),vlan(none)"
+        );
+    }
+
+    #[test]
+    fn partly_masked_fields_show_their_mask() {
+        let mut ip_src = [0; 16];
+        ip_src[12..15].fill(0xff);
+        let mask = FlowKey {
+            eth_dst: [1, 0, 0, 0, 0, 0],
+            vlan: [VlanTag { tpid: U16::ZERO, tci: U16::new(0xe000) }, VlanTag::default()],
+            eth_type: U16::MAX_VALUE,
+            ip_proto: 0xff,
+            ip_frag: 0xff,
+            ip_src,
+            tp_dst: U16::new(0xfff0),
+            ..Default::default()
+        };
+        assert_eq!(
+            text(&switched_key(), &mask),
+            "eth(dst=52:54:00:00:00:02/01:00:00:00:00:00),vlan(pcp=5),eth_type(0x0800),\
+             ipv4(src=10.0.0.1/255.255.255.0,proto=6,frag=no),tcp(dst=80/0xfff0)"
+        );
+    }
+
+    #[test]
+    fn arp_and_neighbour_discovery_use_their_own_words() {
+        let mut key =
+            FlowKey { eth_type: U16::new(ETH_TYPE_ARP), ip_proto: 1, hw_src: [2; 6], ..Default::default() };
+        key.ip_dst[12..].copy_from_slice(&[10, 0, 0, 9]);
+        let mut mask =
+            FlowKey { eth_type: U16::MAX_VALUE, ip_proto: 0xff, hw_src: [0xff; 6], ..Default::default() };
+        mask.ip_dst = [0xff; 16];
+        assert_eq!(text(&key, &mask), "eth_type(0x0806),arp(tip=10.0.0.9,op=1,sha=02:02:02:02:02:02)");
+
+        let key = FlowKey {
+            eth_type: U16::new(ETH_TYPE_IPV6),
+            ip_proto: 58,
+            tp_src: U16::new(135),
+            nd_target: [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+            ..Default::default()
+        };
+        let mask = FlowKey {
+            eth_type: U16::MAX_VALUE,
+            ip_proto: 0xff,
+            tp_src: U16::MAX_VALUE,
+            nd_target: [0xff; 16],
+            ..Default::default()
+        };
+        assert_eq!(text(&key, &mask), "eth_type(0x86dd),ipv6(proto=58),icmpv6(type=135),nd(target=fe80::1)");
+    }
+
+    #[test]
+    fn looking_at_nothing_is_empty() {
+        assert_eq!(text(&switched_key(), &FlowKey::default()), "");
+    }
+}

@@ -1,0 +1,491 @@
+//! Requests, replies and errors of the control socket as they stand on the wire.
+//!
+//! ```text
+//! -> {"jsonrpc":"2.0","id":1,"method":"port_show","params":{"name":"vm0"}}
+//! <- {"jsonrpc":"2.0","id":1,"result":{"name":"vm0",...}}
+//! <- {"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"no port \"vm1\"; see port list"}}
+//! ```
+//!
+//! A request without an `id` is carried out and not answered; batches are refused. Fields may be added to replies
+//! without a new `PROTOCOL` number, so readers must ignore those they do not know.
+//!
+//! # Source
+//! JSON-RPC 2.0 specification, sections 4 and 5.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::config::{VlanSpec, nearest};
+
+/// Version of this protocol: grows when a request or reply changes its meaning.
+pub const PROTOCOL: u32 = 1;
+
+/// A request, without the envelope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Who answers: [`Hello`].
+    Hello,
+    /// All ports: a list of [`PortInfo`].
+    PortList,
+    /// One port: [`PortInfo`].
+    PortShow(PortName),
+    /// Adds a port: the new [`PortInfo`].
+    PortAdd(PortText),
+    /// Removes a port: `null`.
+    PortDel(PortName),
+    /// Forwarding database: a list of [`FdbEntry`].
+    FdbShow(FdbFilter),
+    /// Forgets learned addresses: [`FdbFlushed`].
+    FdbFlush(FdbFilter),
+    /// Megaflows: a list of [`FlowInfo`].
+    FlowDump,
+    /// Statistics: [`Stats`].
+    Stats,
+}
+
+const METHODS: [&str; 9] = [
+    "hello",
+    "port_list",
+    "port_show",
+    "port_add",
+    "port_del",
+    "fdb_show",
+    "fdb_flush",
+    "flow_dump",
+    "stats",
+];
+
+impl Request {
+    /// The request's method.
+    pub fn method(&self) -> &'static str {
+        match self {
+            Request::Hello => "hello",
+            Request::PortList => "port_list",
+            Request::PortShow(_) => "port_show",
+            Request::PortAdd(_) => "port_add",
+            Request::PortDel(_) => "port_del",
+            Request::FdbShow(_) => "fdb_show",
+            Request::FdbFlush(_) => "fdb_flush",
+            Request::FlowDump => "flow_dump",
+            Request::Stats => "stats",
+        }
+    }
+
+    /// The request in its envelope.
+    pub fn to_json(&self, id: u64) -> Value {
+        let params = match self {
+            Request::Hello | Request::PortList | Request::FlowDump | Request::Stats => json!({}),
+            Request::PortShow(params) | Request::PortDel(params) => json!(params),
+            Request::PortAdd(params) => json!(params),
+            Request::FdbShow(params) | Request::FdbFlush(params) => json!(params),
+        };
+        json!({"jsonrpc": "2.0", "id": id, "method": self.method(), "params": params})
+    }
+
+    /// The request `method` with `params`.
+    pub(crate) fn from_parts(method: &str, params: Value) -> Result<Self, OperationError> {
+        match method {
+            "hello" => read_params::<NoParams>(params).map(|_| Request::Hello),
+            "port_list" => read_params::<NoParams>(params).map(|_| Request::PortList),
+            "port_show" => read_params(params).map(Request::PortShow),
+            "port_add" => read_params(params).map(Request::PortAdd),
+            "port_del" => read_params(params).map(Request::PortDel),
+            "fdb_show" => read_params(params).map(Request::FdbShow),
+            "fdb_flush" => read_params(params).map(Request::FdbFlush),
+            "flow_dump" => read_params::<NoParams>(params).map(|_| Request::FlowDump),
+            "stats" => read_params::<NoParams>(params).map(|_| Request::Stats),
+            _ => Err(unknown_method(method)),
+        }
+    }
+}
+
+fn unknown_method(method: &str) -> OperationError {
+    let hint = match nearest(method, METHODS.into_iter()) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None => format!("use one of {}", METHODS.join(", ")),
+    };
+    OperationError::new(ErrorKind::UnknownMethod, format!("unknown method {method:?}; {hint}"))
+}
+
+fn read_params<T: DeserializeOwned>(params: Value) -> Result<T, OperationError> {
+    let params = match params {
+        Value::Null => Value::Object(Map::new()),
+        Value::Array(list) if list.is_empty() => Value::Object(Map::new()),
+        params => params,
+    };
+    serde_json::from_value(params).map_err(|error| OperationError::invalid(format!("params: {error}")))
+}
+
+/// Parameters of a request that has none.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoParams {}
+
+/// Parameters that name a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortName {
+    /// The port's name.
+    pub name: String,
+}
+
+/// Parameters that describe a port to add.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortText {
+    /// `NAME=TYPE:ADDRESS[,OPTION=VALUE...]`; relative paths are the switch's.
+    pub spec: String,
+}
+
+/// Which entries of the forwarding database are meant; `None` means any.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FdbFilter {
+    /// Only those of this port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// Only those of this VLAN; 0 is untagged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+}
+
+/// Who answers at the socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL`] of the switch.
+    pub protocol: u32,
+    /// Version of the switch.
+    pub version: String,
+}
+
+/// A port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortInfo {
+    /// Its name.
+    pub name: String,
+    /// Its number in flows.
+    pub id: u16,
+    /// `vhost-user` or `tap`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Path, interface or descriptor behind it.
+    pub address: String,
+    /// Whether packets can pass.
+    pub state: PortState,
+    /// Why the port was stopped.
+    pub fault: Option<String>,
+    /// Features in use, by their names in the virtio specification.
+    pub features: Vec<String>,
+    /// Queue pairs that the other side uses.
+    pub queue_pairs_enabled: u16,
+    /// Queue pairs that it may use.
+    pub queue_pairs_offered: u16,
+    /// VLAN membership.
+    pub vlan: VlanSpec,
+    /// Largest number of learned addresses.
+    pub mac_limit: u32,
+    /// MTU, where one was set.
+    pub mtu: Option<u16>,
+    /// Packets and drops.
+    pub counters: PortCounters,
+}
+
+/// Whether packets can pass a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PortState {
+    /// They can.
+    Connected,
+    /// Nobody is at the other side yet, or again.
+    Waiting,
+    /// The other side broke a rule, see [`PortInfo::fault`].
+    Stopped,
+}
+
+impl PortState {
+    /// The state as it stands on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            PortState::Connected => "connected",
+            PortState::Waiting => "waiting",
+            PortState::Stopped => "stopped",
+        }
+    }
+}
+
+/// Counters of a port. `rx` is what the switch received from the port, `tx` what it sent to it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PortCounters {
+    /// Packets received from the port.
+    pub rx_pkts: u64,
+    /// Bytes received from the port.
+    pub rx_bytes: u64,
+    /// Packets sent to the port.
+    pub tx_pkts: u64,
+    /// Bytes sent to the port.
+    pub tx_bytes: u64,
+    /// Packets dropped, by [`DropReason`](vsteer_switch::drop_reason::DropReason) name; zeros may be left out.
+    pub drops: BTreeMap<String, u64>,
+}
+
+impl PortCounters {
+    /// Packets dropped for any reason.
+    pub fn dropped(&self) -> u64 {
+        self.drops.values().sum()
+    }
+
+    /// Adds the counters of another port.
+    pub fn add(&mut self, other: &PortCounters) {
+        self.rx_pkts += other.rx_pkts;
+        self.rx_bytes += other.rx_bytes;
+        self.tx_pkts += other.tx_pkts;
+        self.tx_bytes += other.tx_bytes;
+        for (reason, count) in &other.drops {
+            *self.drops.entry(reason.clone()).or_default() += count;
+        }
+    }
+}
+
+/// An entry of the forwarding database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdbEntry {
+    /// VLAN; 0 is untagged.
+    pub vlan: u16,
+    /// Address, as `52:54:00:00:00:01`.
+    pub mac: String,
+    /// Name of the port behind which it is.
+    pub port: String,
+    /// Seconds since it was last seen.
+    pub age_s: u64,
+    /// Configured rather than learned; does not age.
+    #[serde(rename = "static")]
+    pub is_static: bool,
+}
+
+/// What a flush removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdbFlushed {
+    /// Number of entries.
+    pub removed: u64,
+}
+
+/// A megaflow of one worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowInfo {
+    /// What it matches, see [`flow_text`](super::flow_text).
+    #[serde(rename = "match")]
+    pub match_text: String,
+    /// What it does, `drop` when nothing.
+    pub actions: String,
+    /// Packets that matched.
+    pub packets: u64,
+    /// Bytes that matched.
+    pub bytes: u64,
+    /// Milliseconds since a packet last matched; `None` when none has.
+    pub used_ms: Option<u64>,
+    /// Milliseconds since it was installed.
+    pub age_ms: u64,
+    /// Index of the worker that has it.
+    pub worker: usize,
+}
+
+/// Statistics of the whole switch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Version of the switch.
+    pub version: String,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Each worker.
+    pub workers: Vec<WorkerInfo>,
+    /// Each port.
+    pub ports: Vec<PortInfo>,
+    /// Sums over all ports, those removed since the start included.
+    pub totals: PortCounters,
+}
+
+/// A worker thread.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerInfo {
+    /// Its index.
+    pub index: usize,
+    /// CPU it is pinned to.
+    pub cpu: Option<usize>,
+    /// `busy`, `adaptive` or `interrupt`.
+    pub mode: String,
+    /// Rounds over its queues.
+    pub iterations: u64,
+    /// Share of recent time spent on packets, 0 to 1.
+    pub busy: f64,
+    /// Times it went to sleep.
+    pub sleeps: u64,
+    /// Packets that the exact-match cache decided.
+    pub exact_hits: u64,
+    /// Packets that the classifier decided.
+    pub classifier_hits: u64,
+    /// Packets that went to the slow path.
+    pub upcalls: u64,
+    /// Megaflows installed now.
+    pub flows: u64,
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct OperationError {
+    /// What kind of reason, for programs.
+    pub kind: ErrorKind,
+    /// The reason and what to try, for people.
+    pub message: String,
+}
+
+/// Kinds of [`OperationError`]; on the wire these are JSON-RPC error codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The named thing does not exist.
+    NotFound,
+    /// The name or the resource is taken.
+    Exists,
+    /// The system or the switch refused.
+    Failed,
+    /// The request's parameters make no sense.
+    InvalidParams,
+    /// No such method.
+    UnknownMethod,
+    /// The line is JSON but no request.
+    InvalidRequest,
+    /// The line is not JSON.
+    NotJson,
+}
+
+impl ErrorKind {
+    const ALL: [ErrorKind; 7] = [
+        ErrorKind::NotFound,
+        ErrorKind::Exists,
+        ErrorKind::Failed,
+        ErrorKind::InvalidParams,
+        ErrorKind::UnknownMethod,
+        ErrorKind::InvalidRequest,
+        ErrorKind::NotJson,
+    ];
+
+    /// The code on the wire: below zero those that JSON-RPC fixes, above zero our own.
+    pub fn code(self) -> i32 {
+        match self {
+            ErrorKind::NotFound => 1,
+            ErrorKind::Exists => 2,
+            ErrorKind::Failed => 3,
+            ErrorKind::InvalidParams => -32602,
+            ErrorKind::UnknownMethod => -32601,
+            ErrorKind::InvalidRequest => -32600,
+            ErrorKind::NotJson => -32700,
+        }
+    }
+
+    /// The kind behind a code; codes of a later version are [`ErrorKind::Failed`].
+    pub fn from_code(code: i64) -> Self {
+        Self::ALL.into_iter().find(|kind| i64::from(kind.code()) == code).unwrap_or(ErrorKind::Failed)
+    }
+}
+
+impl OperationError {
+    /// An error of `kind`; `message` ends with what to try.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// The request's parameters make no sense.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InvalidParams, message)
+    }
+
+    /// There is no port `name`.
+    pub fn no_port(name: &str) -> Self {
+        Self::new(ErrorKind::NotFound, format!("no port {name:?}; see port list"))
+    }
+
+    /// The system or the switch refused.
+    pub fn failed(cause: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Failed, cause.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_survive_the_wire() {
+        let name = || PortName { name: "vm0".into() };
+        let filter = || FdbFilter { port: Some("vm0".into()), vlan: Some(0) };
+        let requests = [
+            Request::Hello,
+            Request::PortList,
+            Request::PortShow(name()),
+            Request::PortAdd(PortText { spec: "a=tap:t".into() }),
+            Request::PortDel(name()),
+            Request::FdbShow(filter()),
+            Request::FdbFlush(FdbFilter::default()),
+            Request::FlowDump,
+            Request::Stats,
+        ];
+        assert_eq!(requests.each_ref().map(Request::method), METHODS);
+        for request in requests {
+            let json = request.to_json(7);
+            assert_eq!(json["jsonrpc"], "2.0");
+            let read = Request::from_parts(json["method"].as_str().unwrap(), json["params"].clone()).unwrap();
+            assert_eq!(read, request);
+        }
+    }
+
+    #[test]
+    fn parameters_may_be_left_out_where_none_are_needed() {
+        for params in [Value::Null, json!([]), json!({})] {
+            assert_eq!(Request::from_parts("stats", params).unwrap(), Request::Stats);
+        }
+    }
+
+    #[test]
+    fn bad_requests_say_what_to_try() {
+        let error = |method, params| Request::from_parts(method, params).unwrap_err();
+        let unknown = error("port_lst", Value::Null);
+        assert_eq!(unknown.kind, ErrorKind::UnknownMethod);
+        assert_eq!(unknown.message, "unknown method \"port_lst\"; did you mean \"port_list\"?");
+        assert!(error("reboot", Value::Null).message.contains("use one of hello, port_list"));
+        let params = error("fdb_show", json!({"prot": "vm0"}));
+        assert_eq!(params.kind, ErrorKind::InvalidParams);
+        assert!(
+            params.message.contains("unknown field `prot`, expected `port` or `vlan`"),
+            "{}",
+            params.message
+        );
+        assert!(error("stats", json!({"x": 1})).message.contains("unknown field `x`"));
+    }
+
+    #[test]
+    fn error_codes_come_back_as_their_kinds() {
+        for kind in ErrorKind::ALL {
+            assert_eq!(ErrorKind::from_code(kind.code().into()), kind);
+        }
+        assert_eq!(ErrorKind::from_code(99), ErrorKind::Failed);
+    }
+
+    #[test]
+    fn counters_add_up_by_reason() {
+        let drops =
+            |pairs: &[(&str, u64)]| pairs.iter().map(|&(name, count)| (name.to_owned(), count)).collect();
+        let mut sum = PortCounters { rx_pkts: 1, drops: drops(&[("hairpin", 2)]), ..Default::default() };
+        sum.add(&PortCounters {
+            rx_pkts: 4,
+            tx_bytes: 9,
+            drops: drops(&[("hairpin", 1), ("too_long", 5)]),
+            ..Default::default()
+        });
+        assert_eq!((sum.rx_pkts, sum.tx_bytes, sum.dropped()), (5, 9, 8));
+        assert_eq!(sum.drops, drops(&[("hairpin", 3), ("too_long", 5)]));
+    }
+}
