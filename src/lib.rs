@@ -3,6 +3,9 @@
 //! The library is what `main.rs` is a thin shell over: what the operator says and how the operator is answered, and the
 //! ports towards the host.
 
+/// What the operator typed: `run`, `ctl`, and QEMU's conventions for back-end programs.
+pub mod cli;
+
 /// What the operator asked for, checked: ports, workers, polling, the control socket.
 pub mod config;
 

@@ -1,2 +1,44 @@
-//! The vsteer appliance.
-fn main() {}
+//! The vsteer program: sorts the arguments and hands over to the library.
+
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+
+use vsteer::cli::{CAPABILITIES, Invocation, RunArgs};
+use vsteer::control::ask::ask;
+use vsteer::logging;
+
+fn main() -> ExitCode {
+    let done = match Invocation::parse(std::env::args_os()) {
+        Ok(Invocation::PrintCapabilities) => print(&format!("{CAPABILITIES}\n")),
+        Ok(Invocation::Run(args)) => run(&args),
+        Ok(Invocation::Ctl(args)) => {
+            ask(&args.socket, &args.request(), args.json).map_err(Into::into).and_then(|text| print(&text))
+        }
+        Err(usage) => usage.exit(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vsteer: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &RunArgs) -> Result<(), Box<dyn Error>> {
+    let config = args.config()?;
+    if args.is_check() {
+        return print(&config.to_string());
+    }
+    logging::start(args.log())?;
+    Err("this build has no packet path; use run --check to check a configuration".into())
+}
+
+/// Prints on standard output; a reader that has gone is no error.
+fn print(text: &str) -> Result<(), Box<dyn Error>> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
