@@ -51,6 +51,8 @@ drop_reasons! {
     Hairpin => "hairpin",
     /// Ingress: the decision left no port to send to.
     NoEgress => "no_egress",
+    /// Ingress: the port sent more packets without a megaflow than its budget of upcalls allows.
+    UpcallBudget => "upcall_budget",
     /// Egress: the port was removed after the decision.
     PortGone => "port_gone",
     /// Egress: the guest is not connected, or has not started the queue.

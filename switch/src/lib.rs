@@ -19,8 +19,44 @@ pub mod wire;
 /// Flow keys, masks and their extraction from packet heads.
 pub mod flow;
 
+/// Port VLAN configuration, and the snapshot of all ports that the slow path reads.
+pub mod vlan;
+
+/// The way of a burst through the tables below, pass by pass.
+pub mod pipeline;
+
+/// First table: exact match on the bits that matter at the ingress port.
+mod flow_cache;
+
+/// Second table: tuple space search among the megaflows.
+pub mod classifier;
+
+/// The megaflows of a worker, by index.
+pub mod flow_table;
+
+/// One decision for all packets that agree in the bits that were looked at.
+pub mod megaflow;
+
+/// The decision itself: a VLAN-aware learning switch.
+pub mod slow_path;
+
+/// The forwarding database: learned addresses.
+pub mod fdb;
+
+/// Verdicts and actions.
+pub mod action;
+
 /// Edits of packet heads: VLAN tags.
 pub mod edit;
 
 /// Work that an egress port lacks the offload for: checksums, segmentation, choice of a receive queue.
 pub mod egress;
+
+/// Checking megaflows after something changed.
+pub mod revalidate;
+
+/// The hash of the flow tables.
+mod hash;
+
+/// Asking for cache lines ahead of use.
+mod prefetch;

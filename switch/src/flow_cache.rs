@@ -1,0 +1,289 @@
+//! The exact-match cache: from the bits of a packet that matter at its ingress port straight to its megaflow.
+//!
+//! First table that a packet meets. Asked by the pipeline for a whole burst of one port, on the worker that owns it.
+//!
+//! The bits that any megaflow of a port looks at form the port's *union mask*. The cache is keyed on the packet under
+//! that mask, not on all its headers: while a policy looks at link-layer fields only, one entry serves all connections
+//! between two stations, and extraction need not read past the tags.
+//!
+//! Why a hit is right: the union covers the mask of every megaflow of the port. So packets of the port that agree under
+//! the union agree under each of these masks, and belong to the same megaflow or to none. What can change, and what
+//! then keeps an old entry from answering:
+//! 1. A megaflow that looks at more joins the port: the union grows and gets a new *generation*. Entries carry the
+//!    generation they were made in and only answer in that one.
+//! 2. A megaflow dies: the entry names it, and the pipeline looks whether it is alive before it follows it. Another flow
+//!    in its place of the table has another stamp ([`FlowRef`]).
+//! 3. A port goes and its number is used again: forgetting the port gives it a new generation. Generations are never
+//!    used twice, by any port, so a generation also stands for the port in the key.
+//! 4. A megaflow joins without widening the union: it is disjoint from the living ones, so no entry of theirs is wrong.
+//!
+//! A union that is wider than needed is merely slow; one that lacks a bit of one flow's mask misroutes.
+//!
+//! # Source
+//! The idea of caching under the used fields: Rashelbach et al., "Scaling Open vSwitch with a Computational Cache"
+//! (NSDI 2022) and the simple-match cache of Open vSwitch name the problem; the union per port is our answer to it.
+
+use std::hash::{BuildHasher, RandomState};
+
+use crate::flow::key::{Depth, FlowKey, Mask};
+use crate::flow_table::FlowRef;
+use crate::hash;
+use crate::port::{MAX_PORTS, PortId};
+use crate::prefetch::prefetch;
+
+/// Words of a key besides the first, which holds nothing but the ingress port.
+const KEY_WORDS: usize = FlowKey::WORDS - 1;
+
+/// Most words that an entry holds; a port whose union needs more is not cached.
+const ENTRY_WORDS: usize = 12;
+
+/// Words that lie in the first cache line of an entry. Link-layer policies need three.
+const NEAR_WORDS: usize = 6;
+
+/// When both places of a new entry are taken by living flows, one insertion in this many goes ahead. With more flows
+/// than entries, replacing each time would cost every packet a miss and a write; rarely, the busy flows stay.
+const REPLACE_ONE_IN: u32 = 16;
+
+/// The words of a packet that matter at its port, and their hash.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RelevantWords {
+    pub(crate) words: [u64; KEY_WORDS],
+    pub(crate) hash: u64,
+}
+
+impl RelevantWords {
+    pub(crate) const NONE: RelevantWords = RelevantWords { words: [0; KEY_WORDS], hash: 0 };
+}
+
+/// The union of the masks of a port's megaflows.
+///
+/// # Invariants
+/// 1. `mask` covers the mask of every megaflow of the port.
+/// 2. `select[..count]` names the non-zero words of `mask` but the first, and holds their masks.
+#[derive(Debug)]
+pub(crate) struct Union {
+    mask: Mask,
+    depth: Depth,
+    select: [(u8, u64); KEY_WORDS],
+    count: usize,
+}
+
+impl Union {
+    pub(crate) fn new() -> Self {
+        Self { mask: Mask::default(), depth: Depth::Link, select: [(0, 0); KEY_WORDS], count: 0 }
+    }
+
+    /// How deep the keys of the port's packets must be filled.
+    #[inline]
+    pub(crate) fn depth(&self) -> Depth {
+        self.depth
+    }
+
+    /// Whether no megaflow looked at anything yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.mask == Mask::default()
+    }
+
+    /// Words that matter.
+    #[inline]
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Whether an entry of the cache holds all words that matter.
+    #[inline]
+    pub(crate) fn is_cacheable(&self) -> bool {
+        (1..=ENTRY_WORDS).contains(&self.count)
+    }
+
+    /// Adds the mask of a new megaflow; returns whether the union grew.
+    pub(crate) fn widen(&mut self, mask: &Mask) -> bool {
+        let before = self.mask;
+        self.mask.unite(mask);
+        if self.mask == before {
+            return false;
+        }
+        self.depth = self.mask.depth();
+        self.count = 0;
+        for (at, &word) in (0_u8..).zip(self.mask.0.words()).skip(1).filter(|&(_, &word)| word != 0) {
+            self.select[self.count] = (at, word);
+            self.count += 1;
+        }
+        true
+    }
+
+    /// Picks the words that matter from a key that is filled to [`depth`](Self::depth).
+    #[inline]
+    pub(crate) fn pick(&self, key: &FlowKey, seed: u64, to: &mut RelevantWords) {
+        let key = key.words();
+        let mut hash = seed;
+        for (word, &(at, mask)) in to.words.iter_mut().zip(&self.select[..self.count]) {
+            *word = key[usize::from(at)] & mask;
+            hash = hash::add(hash, *word);
+        }
+        to.hash = hash;
+    }
+}
+
+/// An entry, or its first cache line if the port's union has more than [`NEAR_WORDS`].
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Entry {
+    flow: FlowRef,
+    /// Zero in an entry that was never used.
+    generation: u32,
+    signature: u32,
+    words: [u64; NEAR_WORDS],
+}
+
+impl Entry {
+    const EMPTY: Entry =
+        Entry { flow: FlowRef { index: 0, stamp: 0 }, generation: 0, signature: 0, words: [0; NEAR_WORDS] };
+}
+
+/// The exact-match cache of one worker.
+///
+/// Two places for each key, a cache line each, chosen by different bits of the hash: a lookup for a link-layer policy
+/// touches one line, or two. Unions of more than six words spill into a second table that is only allocated then.
+/// Memory: 64 bytes for each entry, 112 with the second table.
+///
+/// # Concurrency
+/// Owned by one worker.
+#[derive(Debug)]
+pub(crate) struct FlowCache {
+    entries: Box<[Entry]>,
+    far: Vec<[u64; ENTRY_WORDS - NEAR_WORDS]>,
+    seed: u64,
+    /// The last generation given out.
+    generation: u32,
+    /// The generation of each port's union.
+    of_port: Box<[u32]>,
+    crowded: u32,
+}
+
+impl FlowCache {
+    /// A cache of `entries` entries, rounded up to a power of two; none at all with 0.
+    pub(crate) fn new(entries: usize) -> Self {
+        let count = if entries == 0 { 0 } else { entries.next_power_of_two() };
+        Self {
+            entries: vec![Entry::EMPTY; count].into(),
+            far: Vec::new(),
+            seed: RandomState::new().hash_one("flow cache"),
+            generation: 0,
+            of_port: vec![0; MAX_PORTS].into(),
+            crowded: 0,
+        }
+    }
+
+    /// Whether there is a cache.
+    #[inline]
+    pub(crate) fn is_enabled(&self) -> bool {
+        !self.entries.is_empty()
+    }
+
+    /// Where the hashes of a port's packets start, so that packets of two ports do not share their places.
+    #[inline]
+    pub(crate) fn seed(&self, port: PortId) -> u64 {
+        self.seed ^ u64::from(self.of_port[port.index()])
+    }
+
+    /// Makes every entry of the port void: its union changed, or the port is another.
+    pub(crate) fn renew(&mut self, port: PortId, union: &Union) {
+        match self.generation.checked_add(1) {
+            Some(next) => self.generation = next,
+            None => {
+                // All used up, after years: start over with an empty cache and every other port without a generation.
+                self.entries.fill(Entry::EMPTY);
+                self.of_port.fill(0);
+                self.generation = 1;
+            }
+        }
+        self.of_port[port.index()] = self.generation;
+        if union.is_cacheable() && union.count() > NEAR_WORDS && self.far.is_empty() {
+            self.far = vec![[0; ENTRY_WORDS - NEAR_WORDS]; self.entries.len()];
+        }
+    }
+
+    /// The two places of a hash.
+    #[inline]
+    fn places(&self, hash: u64) -> [usize; 2] {
+        #[allow(clippy::cast_possible_truncation, reason = "only the low bits of each half choose")]
+        let halves = [hash as usize, (hash >> 32) as usize];
+        halves.map(|half| half & (self.entries.len() - 1))
+    }
+
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "32 bits of the hash are meant")]
+    fn signature(hash: u64) -> u32 {
+        (hash >> 16) as u32
+    }
+
+    /// Asks for the place where `hash` most likely is. The cache is enabled.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        prefetch(&self.entries[self.places(hash)[0]]);
+    }
+
+    /// Whether the entry at `place` is that of these words at this generation.
+    #[inline]
+    fn holds(&self, place: usize, generation: u32, key: &RelevantWords, count: usize) -> bool {
+        let entry = &self.entries[place];
+        if entry.generation != generation || entry.signature != Self::signature(key.hash) {
+            return false;
+        }
+        let near = count.min(NEAR_WORDS);
+        entry.words[..near] == key.words[..near]
+            && (count <= NEAR_WORDS || self.far[place][..count - NEAR_WORDS] == key.words[NEAR_WORDS..count])
+    }
+
+    /// The megaflow that packets with these words were last found in; it may be dead. `count` is the union's.
+    #[inline]
+    pub(crate) fn lookup(&self, port: PortId, key: &RelevantWords, count: usize) -> Option<FlowRef> {
+        let generation = self.of_port[port.index()];
+        if generation == 0 {
+            return None;
+        }
+        let [first, second] = self.places(key.hash);
+        if self.holds(first, generation, key, count) {
+            return Some(self.entries[first].flow);
+        }
+        self.holds(second, generation, key, count).then(|| self.entries[second].flow)
+    }
+
+    /// Remembers that packets with these words belong to `flow`. `living_port` tells the port of a flow, if it is alive.
+    pub(crate) fn insert(
+        &mut self,
+        port: PortId,
+        key: &RelevantWords,
+        count: usize,
+        flow: FlowRef,
+        living_port: impl Fn(FlowRef) -> Option<PortId>,
+    ) {
+        let generation = self.of_port[port.index()];
+        if generation == 0 {
+            return;
+        }
+        let places = self.places(key.hash);
+        let same = places.into_iter().find(|&place| self.holds(place, generation, key, count));
+        let is_free = |place: &usize| {
+            let Entry { flow, generation, .. } = self.entries[*place];
+            generation == 0 || living_port(flow).is_none_or(|port| self.of_port[port.index()] != generation)
+        };
+        let place = match same.or_else(|| places.into_iter().find(is_free)) {
+            Some(place) => place,
+            None => {
+                self.crowded = self.crowded.wrapping_add(1);
+                if !self.crowded.is_multiple_of(REPLACE_ONE_IN) {
+                    return;
+                }
+                places[usize::from(self.crowded & REPLACE_ONE_IN != 0)]
+            }
+        };
+        let entry = &mut self.entries[place];
+        *entry = Entry { flow, generation, signature: Self::signature(key.hash), words: [0; NEAR_WORDS] };
+        entry.words.copy_from_slice(&key.words[..NEAR_WORDS]);
+        if count > NEAR_WORDS {
+            self.far[place].copy_from_slice(&key.words[NEAR_WORDS..ENTRY_WORDS]);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! A megaflow: one decision of the slow path, for every packet that agrees with it in the bits that were looked at.
+//!
+//! The slow path makes it, the worker that asked installs it in its own tables and counts its packets there, and the
+//! revalidator keeps a reference to age it and to translate it again when something changed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::action::Verdict;
+use crate::flow::key::{FlowKey, MacAddr, Mask};
+use crate::port::PortId;
+use crate::vlan::VlanId;
+
+/// Where a packet came from, as the forwarding database keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// The VLAN.
+    pub vlan: VlanId,
+    /// The Ethernet source address.
+    pub mac: MacAddr,
+    /// The ingress port.
+    pub port: PortId,
+}
+
+/// The state of the switch that a translation read, as generations of its parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Seen {
+    /// [`SwitchConfig::generation`](crate::vlan::SwitchConfig::generation).
+    pub config: u64,
+    /// [`Fdb::generation`](crate::fdb::Fdb::generation), read before the translation.
+    pub fdb: u64,
+}
+
+/// What a megaflow has carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FlowStats {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, link layer included.
+    pub bytes: u64,
+    /// When the last packet came, on the clock of [`Context::now_ms`](crate::pipeline::Context::now_ms).
+    pub last_used_ms: u64,
+}
+
+/// A megaflow.
+///
+/// Layout: everything that a packet of the flow reads or writes lies in the first cache line.
+///
+/// # Invariants
+/// 1. `key` is zero wherever `mask` is.
+/// 2. `mask` covers the whole ingress port, so a megaflow belongs to one port.
+/// 3. A dead megaflow never comes back to life.
+///
+/// # Concurrency
+/// The worker that made it is the only one to add to its counters: it loads and stores, other threads load, all
+/// relaxed; so the three counters of a reader may be a burst apart. Any thread may call [`kill`](Self::kill); the worker
+/// finds out at the next packet, treats the flow as absent, and takes it out of its tables. Nothing is published
+/// through `alive`: a packet that passes just before it sees the change only follows the older decision. The memory goes
+/// with the last reference.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Megaflow {
+    verdict: Verdict,
+    packets: AtomicU64,
+    bytes: AtomicU64,
+    last_used_ms: AtomicU64,
+    alive: AtomicBool,
+    key: FlowKey,
+    mask: Arc<Mask>,
+    id: u64,
+    created_ms: u64,
+    seen: Seen,
+    source: Option<Source>,
+}
+
+/// What a new megaflow is made of.
+#[derive(Debug)]
+pub struct MegaflowSpec {
+    /// Which bits of a packet's key matter.
+    pub mask: Arc<Mask>,
+    /// A key of the flow; bits outside the mask are ignored.
+    pub key: FlowKey,
+    /// The fate of its packets.
+    pub verdict: Verdict,
+    /// The source address to keep fresh while packets come, if it may be learned.
+    pub source: Option<Source>,
+    /// The state that led to the verdict.
+    pub seen: Seen,
+}
+
+impl Megaflow {
+    /// A living megaflow. `id` is unique among all workers: see [`id`](Self::id).
+    pub fn new(id: u64, now_ms: u64, spec: MegaflowSpec) -> Self {
+        let MegaflowSpec { mask, key, verdict, source, seen } = spec;
+        debug_assert_eq!(mask.0.in_port, u32::MAX, "invariant 2");
+        Self {
+            verdict,
+            packets: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            last_used_ms: AtomicU64::new(now_ms),
+            alive: AtomicBool::new(true),
+            key: mask.apply(&key),
+            mask,
+            id,
+            created_ms: now_ms,
+            seen,
+            source,
+        }
+    }
+
+    /// Number of the flow: the worker's in the upper 16 bits, counted from 0 by that worker in the others.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The worker that made it and has it in its tables.
+    #[allow(clippy::cast_possible_truncation, reason = "16 bits are left")]
+    pub fn worker(&self) -> u16 {
+        (self.id >> 48) as u16
+    }
+
+    /// The bits that its packets have in common; zero where the mask is.
+    pub fn key(&self) -> &FlowKey {
+        &self.key
+    }
+
+    /// Which bits its packets have in common.
+    pub fn mask(&self) -> &Arc<Mask> {
+        &self.mask
+    }
+
+    /// The fate of its packets.
+    #[inline]
+    pub fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+
+    /// The port of its packets.
+    pub fn in_port(&self) -> PortId {
+        u16::try_from(self.key.in_port).ok().and_then(PortId::new).unwrap_or_default()
+    }
+
+    /// The source address to keep fresh while packets come.
+    pub fn source(&self) -> Option<Source> {
+        self.source
+    }
+
+    /// When it was made.
+    pub fn created_ms(&self) -> u64 {
+        self.created_ms
+    }
+
+    /// The state that led to the verdict. A flow made from older state than now needs to be checked.
+    pub fn seen(&self) -> Seen {
+        self.seen
+    }
+
+    /// Whether it still decides.
+    #[inline]
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Relaxed)
+    }
+
+    /// Ends it: its next packet is decided anew.
+    pub fn kill(&self) {
+        self.alive.store(false, Ordering::Relaxed);
+    }
+
+    /// What it has carried.
+    pub fn stats(&self) -> FlowStats {
+        FlowStats {
+            packets: self.packets.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            last_used_ms: self.last_used_ms.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts packets; only its own worker does. A load and a store cost a fifth of an atomic addition.
+    #[inline]
+    pub(crate) fn count(&self, packets: u64, bytes: u64, now_ms: u64) {
+        self.packets.store(self.packets.load(Ordering::Relaxed) + packets, Ordering::Relaxed);
+        self.bytes.store(self.bytes.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+        self.last_used_ms.store(now_ms, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn what_a_packet_touches_is_one_cache_line() {
+        assert!(offset_of!(Megaflow, alive) < 64);
+        assert!(offset_of!(Megaflow, key) >= 64 - 8, "the key follows the hot part");
+    }
+}

@@ -1,0 +1,702 @@
+//! The pipeline: a burst of packets from one ingress port, through the tables, out of the egress ports.
+//!
+//! One pipeline per worker, which calls [`Pipeline::process`] for each burst it received and clears the burst after. The
+//! way of a burst, each pass over all packets before the next, so that memory arrives while other packets are worked on:
+//! 1. Keys: extract as deep as the port's megaflows look, pick the words that matter, hash, prefetch. Neighbours with the
+//!    same words are a *run*; only its first packet is looked up.
+//! 2. Exact-match cache ([`flow_cache`](crate::flow_cache)).
+//! 3. Classifier ([`classifier`](crate::classifier)), for the runs that the cache does not know.
+//! 4. Slow path ([`slow_path`](crate::slow_path)), for the packets that are in no megaflow: inline, under a budget of the
+//!    port, so that nothing waits for another thread and a port that scans addresses slows itself only.
+//! 5. Verdicts: count once per stretch of packets with the same fate, run actions, gather packets per egress port.
+//! 6. Transmit: each egress port gets its packets in one batch, in order of arrival.
+//!
+//! Nothing allocates before pass 4.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::action::{Action, Verdict};
+use crate::classifier::{Classifier, Pending};
+use crate::drop_reason::DropReason;
+use crate::edit;
+use crate::fdb::Fdb;
+use crate::flow::extract::extract;
+use crate::flow::key::{Depth, FlowKey, VlanTag};
+use crate::flow_cache::{FlowCache, RelevantWords, Union};
+use crate::megaflow::{Megaflow, MegaflowSpec, Seen};
+use crate::packet::{BURST, Burst, Packet};
+use crate::port::{MAX_PORTS, PortId};
+use crate::slow_path;
+use crate::vlan::{SwitchConfig, VlanId};
+
+/// Shortest frame: an Ethernet header.
+const MIN_FRAME_BYTES: usize = 14;
+
+/// Where packets go when the pipeline is done with them: the worker's view of the ports.
+pub trait Transmit {
+    /// Sends the packets of `burst` at `indices`, in this order, to `port`, or drops and counts what the port does not
+    /// take.
+    fn transmit(&mut self, port: PortId, burst: &Burst, indices: &[u8]);
+
+    /// Counts packets that the pipeline dropped: at their ingress port if they were dropped before a verdict, else at the
+    /// egress port.
+    fn dropped(&mut self, port: PortId, reason: DropReason, packets: u64);
+}
+
+/// Who must hear of what the slow path changed: the revalidator, by way of the root. Called on the worker, for packets
+/// that miss; must not block.
+pub trait Events {
+    /// A megaflow was installed. Whoever ages flows keeps the reference.
+    fn flow_installed(&self, flow: Arc<Megaflow>);
+
+    /// The forwarding database changed, so megaflows of any worker may be over.
+    fn fdb_changed(&self);
+}
+
+/// What a burst is processed with.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The time in milliseconds, on a clock that never goes back.
+    pub now_ms: u64,
+    /// The ports.
+    pub config: &'a SwitchConfig,
+    /// The addresses.
+    pub fdb: &'a Fdb,
+    /// Who hears of changes.
+    pub events: &'a dyn Events,
+}
+
+impl fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("now_ms", &self.now_ms)
+            .field("config", &self.config)
+            .field("fdb", &self.fdb)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sizes and limits of a pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PipelineConfig {
+    /// The worker's number, part of the numbers of its megaflows.
+    pub worker: u16,
+    /// Entries of the exact-match cache, rounded up to a power of two; 0 for none.
+    pub exact_match_entries: usize,
+    /// Most megaflows at one time. Packets that would need another are translated one by one.
+    pub max_flows: usize,
+    /// Packets of one ingress port that may take the slow path, per second.
+    pub upcalls_per_s: u32,
+    /// As many at once, after a pause.
+    pub upcall_burst_pkts: u32,
+}
+
+impl Default for PipelineConfig {
+    fn default() -> Self {
+        Self {
+            worker: 0,
+            exact_match_entries: 8192,
+            max_flows: 65_536,
+            upcalls_per_s: 20_000,
+            upcall_burst_pkts: 2_000,
+        }
+    }
+}
+
+macro_rules! pipeline_stats {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters of a pipeline.
+        ///
+        /// Each packet is in exactly one of `repeats`, `exact_hits`, `classifier_hits`, `upcalls`, `upcalls_over_budget` and
+        /// `too_short`.
+        ///
+        /// # Concurrency
+        /// Written by the worker alone (a load and a store, relaxed), read by anyone at any time.
+        #[derive(Debug, Default)]
+        pub struct PipelineStats {
+            $($(#[$doc])* pub $name: AtomicU64,)*
+        }
+
+        impl PipelineStats {
+            /// Every counter with its name, as it stands now.
+            pub fn snapshot(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name.load(Ordering::Relaxed)),)*].into_iter()
+            }
+        }
+    };
+}
+
+pipeline_stats! {
+    /// Bursts processed.
+    bursts,
+    /// Packets in them.
+    packets,
+    /// Packets that shared the fate of the one before them without a lookup.
+    repeats,
+    /// Packets that the exact-match cache knew.
+    exact_hits,
+    /// Packets that the classifier knew.
+    classifier_hits,
+    /// Subtables searched, once for each that a burst's packets were looked up in.
+    subtables_searched,
+    /// Packets that were translated by the slow path.
+    upcalls,
+    /// Packets dropped because their port's budget of upcalls was used up.
+    upcalls_over_budget,
+    /// Packets too short to have a key.
+    too_short,
+    /// Megaflows installed.
+    flows_installed,
+    /// Translations that could not be installed because there were too many megaflows.
+    flow_table_full,
+    /// Megaflows at present.
+    flows,
+    /// Masks at present.
+    subtables,
+}
+
+/// Adds to a counter of which this worker is the only writer.
+#[inline]
+fn add(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+}
+
+/// A budget that refills with time.
+#[derive(Debug)]
+struct TokenBucket {
+    millitokens: u64,
+    refilled_ms: u64,
+}
+
+impl TokenBucket {
+    /// Takes one token if there is one.
+    fn take(&mut self, now_ms: u64, limits: &PipelineConfig) -> bool {
+        let full = u64::from(limits.upcall_burst_pkts) * 1000;
+        let elapsed_ms = now_ms.saturating_sub(self.refilled_ms);
+        let refill = elapsed_ms.saturating_mul(u64::from(limits.upcalls_per_s));
+        self.millitokens = self.millitokens.saturating_add(refill).min(full);
+        self.refilled_ms = now_ms;
+        let has_one = self.millitokens >= 1000;
+        if has_one {
+            self.millitokens -= 1000;
+        }
+        has_one
+    }
+}
+
+/// What the pipeline knows about an ingress port.
+#[derive(Debug)]
+struct IngressPort {
+    union: Union,
+    budget: TokenBucket,
+}
+
+/// What became of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It belongs to the megaflow at this index.
+    Flow(u32),
+    /// It was dropped before a verdict.
+    Drop(DropReason),
+    /// It was translated, but the verdict has no megaflow; index into [`Scratch::once`].
+    Once(u8),
+}
+
+/// What is known about the packets of the burst, position by position.
+struct Scratch {
+    keys: [FlowKey; BURST],
+    relevant: [RelevantWords; BURST],
+    fates: [Fate; BURST],
+    found: [u32; BURST],
+    /// Bit set: the packet has the words of the one before and shares its fate.
+    repeats: u32,
+    once: Vec<Verdict>,
+}
+
+/// A worker's pipeline and its tables.
+///
+/// # Concurrency
+/// Owned by one worker. Megaflows and [`PipelineStats`] are shared with other threads, see there.
+pub struct Pipeline {
+    limits: PipelineConfig,
+    cache: FlowCache,
+    classifier: Classifier,
+    ports: Box<[Option<Box<IngressPort>>]>,
+    stats: Arc<PipelineStats>,
+    next_id: u64,
+    scratch: Box<Scratch>,
+    batches: Batches,
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipeline")
+            .field("limits", &self.limits)
+            .field("flows", &self.classifier.len())
+            .field("subtables", &self.classifier.subtables())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pipeline {
+    /// A pipeline with empty tables.
+    pub fn new(limits: PipelineConfig) -> Self {
+        Self {
+            limits,
+            cache: FlowCache::new(limits.exact_match_entries),
+            classifier: Classifier::new(limits.max_flows),
+            ports: (0..MAX_PORTS).map(|_| None).collect(),
+            stats: Arc::default(),
+            next_id: u64::from(limits.worker) << 48,
+            scratch: Box::new(Scratch {
+                keys: [FlowKey::default(); BURST],
+                relevant: [RelevantWords::NONE; BURST],
+                fates: [Fate::Drop(DropReason::FrameTooShort); BURST],
+                found: [0; BURST],
+                repeats: 0,
+                once: Vec::with_capacity(BURST),
+            }),
+            batches: Batches::new(),
+        }
+    }
+
+    /// The counters, to read them from anywhere.
+    pub fn stats(&self) -> &Arc<PipelineStats> {
+        &self.stats
+    }
+
+    /// Switches a burst, all packets of which came in by the same port. Packets may be rewritten; the burst is the
+    /// caller's to clear.
+    pub fn process(&mut self, burst: &mut Burst, cx: &Context<'_>, out: &mut impl Transmit) {
+        let Some(in_port) = burst.packets().first().map(|packet| packet.in_port) else {
+            return;
+        };
+        debug_assert!(burst.packets().iter().all(|packet| packet.in_port == in_port));
+        self.classifier.reclaim();
+        let mut port = self.ports[in_port.index()].take().unwrap_or_else(|| self.new_port());
+
+        let mut pending = self.make_keys(burst, in_port, &port.union);
+        if self.cache.is_enabled() && port.union.is_cacheable() {
+            pending = self.ask_cache(in_port, &port.union, &pending);
+        }
+        if !pending.as_slice().is_empty() {
+            pending = self.ask_classifier(in_port, &port.union, pending);
+        }
+        if !pending.as_slice().is_empty() {
+            self.ask_slow_path(burst, in_port, &mut port, &pending, cx);
+        }
+        self.carry_out(burst, in_port, cx.now_ms, out);
+        self.batches.flush(burst, out);
+
+        self.ports[in_port.index()] = Some(port);
+        add(&self.stats.bursts, 1);
+        add(&self.stats.packets, burst.len() as u64);
+    }
+
+    /// Housekeeping, about once a second.
+    pub fn tick(&mut self) {
+        self.classifier.reclaim();
+        self.classifier.rank();
+        self.classifier.purge(PURGE_STEPS);
+        self.classifier.reclaim();
+        for index in 0..MAX_PORTS {
+            let Some(port) = u16::try_from(index).ok().and_then(PortId::new) else { continue };
+            // A union only grows while the port has flows. Once it has none, start over.
+            if let Some(state) = &mut self.ports[index]
+                && !state.union.is_empty()
+                && self.classifier.len_of_port(port) == 0
+            {
+                state.union = Union::new();
+                self.cache.renew(port, &state.union);
+            }
+        }
+        self.publish_sizes();
+    }
+
+    /// Ends a megaflow and takes it out of the tables, if it is this worker's.
+    pub fn remove(&mut self, flow: &Arc<Megaflow>) -> bool {
+        let removed = self.classifier.remove(flow);
+        self.publish_sizes();
+        removed
+    }
+
+    /// Forgets everything about an ingress port: before its number is given to another port.
+    ///
+    /// Megaflows of other ports that lead to it are the revalidator's to end.
+    pub fn forget_port(&mut self, port: PortId) {
+        self.classifier.remove_port(port);
+        self.classifier.reclaim();
+        self.ports[port.index()] = None;
+        self.cache.renew(port, &Union::new());
+        self.publish_sizes();
+    }
+
+    fn publish_sizes(&self) {
+        self.stats.flows.store(self.classifier.len() as u64, Ordering::Relaxed);
+        self.stats.subtables.store(self.classifier.subtables() as u64, Ordering::Relaxed);
+    }
+
+    fn new_port(&self) -> Box<IngressPort> {
+        let millitokens = u64::from(self.limits.upcall_burst_pkts) * 1000;
+        Box::new(IngressPort { union: Union::new(), budget: TokenBucket { millitokens, refilled_ms: 0 } })
+    }
+
+    /// Pass 1. Returns the positions to look up: the first packet of each run.
+    fn make_keys(&mut self, burst: &Burst, in_port: PortId, union: &Union) -> Pending {
+        let Scratch { keys, relevant, fates, repeats, once, .. } = &mut *self.scratch;
+        once.clear();
+        *repeats = 0;
+        let mut heads = Pending::NONE;
+        let (depth, count, seed) = (union.depth(), union.count(), self.cache.seed(in_port));
+        let mut previous = None;
+        for ((at, packet), key) in (0_u8..).zip(burst.packets()).zip(keys.iter_mut()) {
+            if packet.head().len() < MIN_FRAME_BYTES {
+                fates[usize::from(at)] = Fate::Drop(DropReason::FrameTooShort);
+                add(&self.stats.too_short, 1);
+                previous = None;
+                continue;
+            }
+            extract(packet, depth, key);
+            let at_idx = usize::from(at);
+            union.pick(key, seed, &mut relevant[at_idx]);
+            // While the port has no flow, nothing is known about what tells packets apart.
+            let is_repeat = count > 0
+                && previous.is_some_and(|before: usize| {
+                    relevant[before].hash == relevant[at_idx].hash
+                        && relevant[before].words[..count] == relevant[at_idx].words[..count]
+                });
+            previous = Some(at_idx);
+            if is_repeat {
+                *repeats |= 1 << at;
+                continue;
+            }
+            if self.cache.is_enabled() {
+                self.cache.prefetch(relevant[at_idx].hash);
+            }
+            heads.push(at);
+        }
+        heads
+    }
+
+    /// Pass 2. Returns the positions that the cache does not know.
+    fn ask_cache(&mut self, in_port: PortId, union: &Union, heads: &Pending) -> Pending {
+        let Scratch { relevant, fates, .. } = &mut *self.scratch;
+        let mut names = [None; BURST];
+        for &at in heads.as_slice() {
+            let name = self.cache.lookup(in_port, &relevant[usize::from(at)], union.count());
+            if let Some(name) = name {
+                self.classifier.prefetch(name);
+            }
+            names[usize::from(at)] = name;
+        }
+        let mut missed = Pending::NONE;
+        for &at in heads.as_slice() {
+            let name = names[usize::from(at)];
+            let flow = name.and_then(|name| self.classifier.get(name));
+            match (name, flow) {
+                (Some(name), Some(flow)) if flow.is_alive() => {
+                    fates[usize::from(at)] = Fate::Flow(name.index)
+                }
+                _ => missed.push(at),
+            }
+        }
+        add(&self.stats.exact_hits, heads.as_slice().len() as u64 - missed.as_slice().len() as u64);
+        missed
+    }
+
+    /// Pass 3. Returns the positions of packets that are in no megaflow.
+    fn ask_classifier(&mut self, in_port: PortId, union: &Union, mut pending: Pending) -> Pending {
+        let asked = pending.clone();
+        let Scratch { keys, relevant, fates, found, .. } = &mut *self.scratch;
+        let searched = self.classifier.lookup(&keys[..], union.depth(), &mut pending, found);
+        add(&self.stats.subtables_searched, searched);
+        add(&self.stats.classifier_hits, asked.as_slice().len() as u64 - pending.as_slice().len() as u64);
+        let mut still = pending.as_slice().iter().copied().peekable();
+        for &at in asked.as_slice() {
+            if still.next_if_eq(&at).is_some() {
+                continue;
+            }
+            let index = found[usize::from(at)];
+            fates[usize::from(at)] = Fate::Flow(index);
+            if self.cache.is_enabled() && union.is_cacheable() {
+                remember(
+                    &mut self.cache,
+                    &self.classifier,
+                    in_port,
+                    &relevant[usize::from(at)],
+                    union,
+                    index,
+                );
+            }
+        }
+        pending
+    }
+
+    /// Pass 4.
+    fn ask_slow_path(
+        &mut self,
+        burst: &Burst,
+        in_port: PortId,
+        port: &mut IngressPort,
+        missed: &Pending,
+        cx: &Context<'_>,
+    ) {
+        let mut installed = false;
+        for &head in missed.as_slice() {
+            let mut at = usize::from(head);
+            loop {
+                let generation_grew = self.upcall(burst, at, in_port, port, &mut installed, cx);
+                let next_repeats = at + 1 < burst.len() && self.scratch.repeats >> (at + 1) & 1 == 1;
+                // The rest of a run shares the fate of this packet if no more bits matter than those by which it is a run.
+                let shared = match self.scratch.fates[at] {
+                    Fate::Flow(_) => !generation_grew,
+                    Fate::Drop(_) => true,
+                    Fate::Once(_) => false,
+                };
+                if shared || !next_repeats {
+                    break;
+                }
+                at += 1;
+                self.scratch.repeats &= !(1 << at);
+            }
+        }
+        self.publish_sizes();
+    }
+
+    /// Decides about one packet that is in no megaflow, or was not when the burst began; returns whether the port's union
+    /// grew.
+    fn upcall(
+        &mut self,
+        burst: &Burst,
+        at: usize,
+        in_port: PortId,
+        port: &mut IngressPort,
+        installed: &mut bool,
+        cx: &Context<'_>,
+    ) -> bool {
+        let Scratch { keys, relevant, fates, found, once, .. } = &mut *self.scratch;
+        let key = &mut keys[at];
+        extract(&burst.packets()[at], Depth::Transport, key);
+        if *installed {
+            let mut again = Pending::NONE;
+            #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]
+            again.push(at as u8);
+            self.classifier.lookup(&keys[..], Depth::Transport, &mut again, found);
+            if again.as_slice().is_empty() {
+                add(&self.stats.classifier_hits, 1);
+                fates[at] = Fate::Flow(found[at]);
+                // The union may have grown since the run was found.
+                return true;
+            }
+        }
+        if !port.budget.take(cx.now_ms, &self.limits) {
+            add(&self.stats.upcalls_over_budget, 1);
+            fates[at] = Fate::Drop(DropReason::UpcallBudget);
+            return false;
+        }
+        add(&self.stats.upcalls, 1);
+        let key = &keys[at];
+        // Read before the translation: what changes after it will show as a difference.
+        let seen = Seen { config: cx.config.generation(), fdb: cx.fdb.generation() };
+        let translation = slow_path::translate(key, cx.config, cx.fdb);
+        if let Some(source) = translation.learn
+            && slow_path::learn(source, cx.now_ms, cx.config, cx.fdb).changed()
+        {
+            cx.events.fdb_changed();
+        }
+        if !self.classifier.has_room() {
+            add(&self.stats.flow_table_full, 1);
+            #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]
+            {
+                fates[at] = Fate::Once(once.len() as u8);
+            }
+            once.push(translation.verdict);
+            return false;
+        }
+        let spec = MegaflowSpec {
+            mask: self.classifier.share_mask(&translation.mask),
+            key: *key,
+            verdict: translation.verdict,
+            source: translation.learn,
+            seen,
+        };
+        let flow = Arc::new(Megaflow::new(self.next_id, cx.now_ms, spec));
+        self.next_id += 1;
+        let Some(index) = self.classifier.insert(&flow) else { return false };
+        *installed = true;
+        add(&self.stats.flows_installed, 1);
+        fates[at] = Fate::Flow(index);
+        // Widened before any packet may be cached under the union again.
+        let grew = port.union.widen(&translation.mask);
+        if grew {
+            self.cache.renew(in_port, &port.union);
+        }
+        if self.cache.is_enabled() && port.union.is_cacheable() {
+            port.union.pick(key, self.cache.seed(in_port), &mut relevant[at]);
+            remember(&mut self.cache, &self.classifier, in_port, &relevant[at], &port.union, index);
+        }
+        cx.events.flow_installed(flow);
+        grew
+    }
+
+    /// Pass 5.
+    fn carry_out(&mut self, burst: &mut Burst, in_port: PortId, now_ms: u64, out: &mut impl Transmit) {
+        let Scratch { fates, repeats, once, .. } = &mut *self.scratch;
+        add(&self.stats.repeats, u64::from(repeats.count_ones()));
+        for at in 1..burst.len() {
+            if *repeats >> at & 1 == 1 {
+                fates[at] = fates[at - 1];
+            }
+        }
+        let mut from = 0;
+        while from < burst.len() {
+            let fate = fates[from];
+            let same = fates[from..burst.len()].iter().take_while(|&&other| other == fate).count();
+            let stretch = from..from + same;
+            from = stretch.end;
+            let verdict = match fate {
+                Fate::Drop(reason) => {
+                    out.dropped(in_port, reason, same as u64);
+                    continue;
+                }
+                Fate::Once(index) => once.get(usize::from(index)),
+                Fate::Flow(index) => self.classifier.flow(index).map(|flow| {
+                    let bytes =
+                        burst.packets()[stretch.clone()].iter().map(|packet| packet.len() as u64).sum();
+                    flow.count(same as u64, bytes, now_ms);
+                    flow.verdict()
+                }),
+            };
+            match verdict {
+                Some(Verdict::Forward(actions)) => {
+                    for at in stretch {
+                        run(actions, at, burst, &mut self.batches, out);
+                    }
+                }
+                Some(Verdict::Drop(reason)) => out.dropped(in_port, *reason, same as u64),
+                None => debug_assert!(false, "an index of this burst names a flow"),
+            }
+        }
+    }
+}
+
+/// Places of the flow table that one tick looks at in search of dead flows. The usual way out is by name; this finds
+/// those whose removal got lost, all of them in a minute or so.
+const PURGE_STEPS: usize = 1024;
+
+/// Enters a packet's words into the exact-match cache.
+fn remember(
+    cache: &mut FlowCache,
+    classifier: &Classifier,
+    in_port: PortId,
+    words: &RelevantWords,
+    union: &Union,
+    index: u32,
+) {
+    let living_port = |name| classifier.get(name).filter(|flow| flow.is_alive()).map(Megaflow::in_port);
+    cache.insert(in_port, words, union.count(), classifier.name(index), living_port);
+}
+
+/// Runs the actions of one packet.
+#[inline]
+fn run(actions: &[Action], at: usize, burst: &mut Burst, batches: &mut Batches, out: &mut impl Transmit) {
+    for (step, action) in actions.iter().enumerate() {
+        if let Action::Output(port) = *action {
+            batches.push(port, at, burst, out);
+            continue;
+        }
+        // Batches share the head: what waits for it must leave before it changes.
+        if batches.holds(at) {
+            batches.flush(burst, out);
+        }
+        let packet = &mut burst.packets_mut()[at];
+        let is_done = match *action {
+            Action::Output(_) => true,
+            Action::PushVlan(tag) => edit::push_vlan(packet, tag).is_ok(),
+            Action::PopVlan => edit::pop_vlan(packet).is_some(),
+            Action::SetVlan(vlan) => set_vlan(packet, vlan),
+        };
+        if !is_done {
+            for action in &actions[step..] {
+                if let Action::Output(port) = *action {
+                    out.dropped(port, DropReason::HeadersTooLong, 1);
+                }
+            }
+            return;
+        }
+    }
+}
+
+/// Puts the outer tag into another VLAN; false if there is no tag.
+fn set_vlan(packet: &mut Packet, vlan: VlanId) -> bool {
+    let Some(VlanTag { tpid, tci }) = edit::outer_vlan(packet) else { return false };
+    let tci = (tci.get() & !0xfff | vlan.number()).into();
+    edit::set_vlan(packet, VlanTag { tpid, tci }).is_some()
+}
+
+/// Packets on their way to one egress port.
+#[derive(Debug)]
+struct Batch {
+    port: PortId,
+    len: usize,
+    indices: [u8; BURST],
+}
+
+/// The batches of a burst, one for each egress port, in the order in which the ports were first named.
+#[derive(Debug)]
+struct Batches {
+    active: Vec<Batch>,
+    /// Where a port's batch is in `active`, [`NO_BATCH`] if it has none.
+    of_port: Box<[u16; MAX_PORTS]>,
+    /// Bit set: the packet at this position is in a batch.
+    held: u32,
+}
+
+const NO_BATCH: u16 = u16::MAX;
+
+impl Batches {
+    fn new() -> Self {
+        Self { active: Vec::with_capacity(64), of_port: Box::new([NO_BATCH; MAX_PORTS]), held: 0 }
+    }
+
+    /// Whether the packet at `at` is in a batch.
+    #[inline]
+    fn holds(&self, at: usize) -> bool {
+        self.held >> at & 1 == 1
+    }
+
+    #[inline]
+    fn push(&mut self, port: PortId, at: usize, burst: &Burst, out: &mut impl Transmit) {
+        let mut index = usize::from(self.of_port[port.index()]);
+        if self.active.get(index).is_some_and(|batch| batch.len == BURST) {
+            self.flush(burst, out);
+            index = usize::from(NO_BATCH);
+        }
+        if index == usize::from(NO_BATCH) {
+            index = self.active.len();
+            self.active.push(Batch { port, len: 0, indices: [0; BURST] });
+            #[allow(clippy::cast_possible_truncation, reason = "no more batches than ports")]
+            {
+                self.of_port[port.index()] = index as u16;
+            }
+        }
+        let batch = &mut self.active[index];
+        #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]
+        {
+            batch.indices[batch.len] = at as u8;
+        }
+        batch.len += 1;
+        self.held |= 1 << at;
+    }
+
+    /// Hands every batch to its port.
+    fn flush(&mut self, burst: &Burst, out: &mut impl Transmit) {
+        for batch in self.active.drain(..) {
+            self.of_port[batch.port.index()] = NO_BATCH;
+            out.transmit(batch.port, burst, &batch.indices[..batch.len]);
+        }
+        self.held = 0;
+    }
+}

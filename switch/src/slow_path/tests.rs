@@ -1,0 +1,210 @@
+//! The oracle: a bit that a mask leaves out must not matter. And the rules of the switch, one by one.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::flow::key::MacAddr;
+use crate::vlan::{PortVlan, VlanMode};
+
+const PORTS: u16 = 5;
+/// Few VLANs and addresses, so that they meet often.
+const VLANS: [u16; 5] = [0, 1, 2, 10, 4094];
+const MACS: [MacAddr; 9] = [
+    [2, 0, 0, 0, 0, 1],
+    [2, 0, 0, 0, 0, 2],
+    [2, 0, 0, 0, 0, 3],
+    [0x42, 0, 0, 0, 0, 1],
+    [0; 6],
+    [0xff; 6],
+    [0x01, 0x80, 0xc2, 0, 0, 0x0e],
+    [0x01, 0x80, 0xc2, 0, 0, 0x10],
+    [0x33, 0x33, 0, 0, 0, 1],
+];
+
+fn port(number: u16) -> PortId {
+    PortId::new(number).unwrap()
+}
+
+fn vlan(number: u16) -> VlanId {
+    VlanId::new(number).unwrap()
+}
+
+fn any_vlan() -> impl Strategy<Value = VlanId> {
+    prop::sample::select(&VLANS[..]).prop_map(vlan)
+}
+
+fn any_mode() -> impl Strategy<Value = VlanMode> {
+    let allowed = prop::option::of(prop::collection::vec(any_vlan(), 0..3));
+    prop_oneof![
+        any_vlan().prop_map(VlanMode::Access),
+        (prop::option::of(any_vlan()), allowed).prop_map(|(native, allowed)| VlanMode::Trunk {
+            native,
+            allowed: allowed.map_or(crate::vlan::VlanSet::ALL, |vlans| vlans.into_iter().collect()),
+        }),
+    ]
+}
+
+fn any_config() -> impl Strategy<Value = SwitchConfig> {
+    prop::collection::vec(prop::option::weighted(0.9, any_mode()), usize::from(PORTS)).prop_map(|modes| {
+        let ports = (0..).zip(modes);
+        SwitchConfig::new(
+            1,
+            ports.filter_map(|(n, mode)| Some((port(n), PortVlan { mode: mode?, ..PortVlan::default() }))),
+        )
+    })
+}
+
+fn any_fdb() -> impl Strategy<Value = Fdb> {
+    prop::collection::vec((any_vlan(), prop::sample::select(&MACS[..4]), 0..PORTS), 0..12).prop_map(|known| {
+        let fdb = Fdb::new(64);
+        for (vlan, mac, at) in known {
+            fdb.learn(vlan, mac, port(at), 0, u32::MAX);
+        }
+        fdb
+    })
+}
+
+fn any_key() -> impl Strategy<Value = FlowKey> {
+    let tag = prop::option::of((prop::sample::select(&[0x8100_u16, 0x88a8][..]), 0..8_u16, any_vlan()));
+    (0..PORTS + 1, prop::sample::select(&MACS[..]), prop::sample::select(&MACS[..]), tag, any::<u64>())
+        .prop_map(|(in_port, eth_dst, eth_src, tag, noise)| {
+            let mut key = FlowKey { in_port: in_port.into(), eth_dst, eth_src, ..FlowKey::default() };
+            if let Some((tpid, priority, vlan)) = tag {
+                key.vlan[0] = VlanTag { tpid: tpid.into(), tci: (priority << 13 | vlan.number()).into() };
+            }
+            key.eth_type = 0x800.into();
+            key.words_mut()[5] = noise;
+            key
+        })
+}
+
+/// Flips each bit of `key` that `mask` leaves out; the first whose flip changes what is decided or looked at.
+fn bit_that_matters(key: &FlowKey, mask: &Mask, config: &SwitchConfig, fdb: &Fdb) -> Option<usize> {
+    let decided = translate(key, config, fdb);
+    (0..FlowKey::WORDS * 64).find(|bit| {
+        let (word, bit) = (bit / 64, 1 << (bit % 64));
+        let mut flipped = *key;
+        flipped.words_mut()[word] ^= bit;
+        mask.0.words()[word] & bit == 0 && translate(&flipped, config, fdb) != decided
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn flipping_a_bit_outside_the_mask_changes_nothing(key in any_key(), config in any_config(), fdb in any_fdb()) {
+        let mask = translate(&key, &config, &fdb).mask;
+        prop_assert_eq!(bit_that_matters(&key, &mask, &config, &fdb), None);
+        prop_assert_eq!(translate(&mask.apply(&key), &config, &fdb), translate(&key, &config, &fdb));
+    }
+
+    #[test]
+    fn packet_leaves_by_members_of_its_vlan_once_each_and_never_where_it_came_in(
+        key in any_key(), config in any_config(), fdb in any_fdb()
+    ) {
+        let Translation { verdict, learn, .. } = translate(&key, &config, &fdb);
+        if let Verdict::Forward(actions) = verdict {
+            let source = learn.unwrap();
+            let mut ports: Vec<_> = actions.iter().filter_map(|action| match action {
+                Action::Output(port) => Some(*port),
+                _ => None,
+            }).collect();
+            for port in &ports {
+                prop_assert_ne!(*port, source.port);
+                prop_assert!(config.port(*port).unwrap().mode.tagging(source.vlan).is_some());
+            }
+            let count = ports.len();
+            ports.sort();
+            ports.dedup();
+            prop_assert_eq!(ports.len(), count);
+            prop_assert!(matches!(actions.last(), Some(Action::Output(_))), "no edit without an output");
+        }
+    }
+}
+
+/// The oracle must find a mask that is one bit too wide, for every bit of a tagged unicast packet's mask. The exception
+/// is the tag's protocol: no single bit of it decides whether there is a tag, all of them together do.
+#[test]
+fn oracle_catches_a_mask_that_is_one_bit_too_wide() {
+    let config = SwitchConfig::new(1, (0..3).map(|n| (port(n), PortVlan::default())));
+    let fdb = Fdb::new(64);
+    fdb.learn(vlan(10), MACS[1], port(1), 0, 9);
+    let mut key = FlowKey { in_port: 0, eth_src: MACS[0], eth_dst: MACS[1], ..FlowKey::default() };
+    key.vlan[0] = VlanTag { tpid: TPID_8021Q.into(), tci: 10.into() };
+    let mask = translate(&key, &config, &fdb).mask;
+    let mut caught = 0;
+    for word in 0..FlowKey::WORDS {
+        for bit in (0..64).map(|bit| 1 << bit).filter(|bit| mask.0.words()[word] & bit != 0) {
+            let mut wider = mask;
+            wider.0.words_mut()[word] &= !bit;
+            let is_protocol = wider.0.vlan[0].tpid != mask.0.vlan[0].tpid;
+            let is_caught = bit_that_matters(&key, &wider, &config, &fdb).is_some();
+            assert_eq!(is_caught, !is_protocol, "word {word} bit {bit:x}");
+            caught += u32::from(is_caught);
+        }
+    }
+    assert_eq!(caught, 32 + 48 + 48 + 12, "ingress port, source, destination, VLAN");
+}
+
+fn decide(config: &SwitchConfig, fdb: &Fdb, in_port: u16, tci: Option<u16>, dst: MacAddr) -> Verdict {
+    let mut key = FlowKey { in_port: in_port.into(), eth_src: MACS[0], eth_dst: dst, ..FlowKey::default() };
+    if let Some(tci) = tci {
+        key.vlan[0] = VlanTag { tpid: TPID_8021Q.into(), tci: tci.into() };
+    }
+    translate(&key, config, fdb).verdict
+}
+
+fn forward_by(actions: &[Action]) -> Verdict {
+    Verdict::Forward(Actions::new(actions).unwrap())
+}
+
+#[test]
+fn flood_sends_unchanged_frames_first_and_edits_once() {
+    let access = |n| PortVlan { mode: VlanMode::Access(vlan(n)), ..PortVlan::default() };
+    let ports = [
+        (0, access(10)),
+        (1, PortVlan::default()),
+        (2, access(10)),
+        (3, access(20)),
+        (4, PortVlan::default()),
+    ];
+    let config = SwitchConfig::new(1, ports.map(|(n, vlan)| (port(n), vlan)));
+    let fdb = Fdb::new(64);
+    let out = |n| Action::Output(port(n));
+    let all = [0xff; 6];
+    assert_eq!(decide(&config, &fdb, 0, None, all), forward_by(&[out(2), push(vlan(10)), out(1), out(4)]));
+    assert_eq!(
+        decide(&config, &fdb, 0, Some(0xe000), all),
+        forward_by(&[Action::SetVlan(vlan(10)), out(1), out(4), Action::PopVlan, out(2)])
+    );
+    assert_eq!(
+        decide(&config, &fdb, 1, Some(0x600a), all),
+        forward_by(&[out(4), Action::PopVlan, out(0), out(2)])
+    );
+    assert_eq!(decide(&config, &fdb, 0, Some(20), all), Verdict::Drop(DropReason::VlanNotMember));
+}
+
+#[test]
+fn each_drop_has_its_reason() {
+    let config = SwitchConfig::new(1, (0..2).map(|n| (port(n), PortVlan::default())));
+    let fdb = Fdb::new(64);
+    fdb.learn(vlan(0), MACS[1], port(0), 0, 9);
+    fdb.learn(vlan(0), MACS[2], port(7), 0, 9);
+    assert_eq!(decide(&config, &fdb, 0, None, MACS[1]), Verdict::Drop(DropReason::Hairpin));
+    assert_eq!(decide(&config, &fdb, 1, None, MACS[1]), forward_by(&[Action::Output(port(0))]));
+    assert_eq!(decide(&config, &fdb, 0, None, MACS[6]), Verdict::Drop(DropReason::ReservedDestination));
+    assert_eq!(decide(&config, &fdb, 0, None, MACS[7]), forward_by(&[Action::Output(port(1))]));
+    assert_eq!(decide(&config, &fdb, 9, None, MACS[1]), Verdict::Drop(DropReason::NoEgress));
+    assert_eq!(
+        decide(&config, &fdb, 0, None, MACS[2]),
+        forward_by(&[Action::Output(port(1))]),
+        "known at a port that is gone: flooded"
+    );
+    for source in [MACS[4], MACS[5]] {
+        let key = FlowKey { eth_src: source, eth_dst: MACS[1], ..FlowKey::default() };
+        let decided = translate(&key, &config, &fdb);
+        assert_eq!(decided.verdict, Verdict::Drop(DropReason::BadSource));
+        assert_eq!(decided.learn, None);
+    }
+}
