@@ -15,7 +15,26 @@ pub mod logging;
 /// Unix sockets that live in the file system: stale ones replaced, mode and owner set, removed at the end.
 pub mod socket_file;
 
+/// Workers, ports and the revalidator, put together.
+pub mod appliance;
+
+/// Opening what a port specification asks for.
+pub mod driver;
+
+/// Ports on the host's side: TAP.
 pub mod nic;
+
+/// A port of the switch and its driver.
+pub mod port;
+
+/// Snapshots of ports and assignments, published to the workers.
+pub mod topology;
+
+/// The threads that move packets.
+pub mod worker;
+
+/// The thread that ages flows and addresses.
+pub mod revalidator;
 
 /// The control socket: protocol, server, client, and tables for the terminal.
 pub mod control;

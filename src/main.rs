@@ -3,10 +3,15 @@
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use vsteer::appliance::Appliance;
 use vsteer::cli::{CAPABILITIES, Invocation, RunArgs};
+use vsteer::control::Operations;
 use vsteer::control::ask::ask;
+use vsteer::control::server::Server;
 use vsteer::logging;
+use vsteer::notify::{self, Shutdown};
 
 fn main() -> ExitCode {
     let done = match Invocation::parse(std::env::args_os()) {
@@ -32,7 +37,20 @@ fn run(args: &RunArgs) -> Result<(), Box<dyn Error>> {
         return print(&config.to_string());
     }
     logging::start(args.log())?;
-    Err("this build has no packet path; use run --check to check a configuration".into())
+    let mut shutdown = Shutdown::new()?;
+    let appliance = Arc::new(Appliance::start(&config)?);
+    let control = config
+        .control
+        .as_deref()
+        .map(|path| Server::start(path, Arc::clone(&appliance) as Arc<dyn Operations>))
+        .transpose()?;
+    notify::ready();
+    let signal = shutdown.wait();
+    tracing::info!(signal, "ending");
+    notify::stopping();
+    drop(control);
+    drop(appliance);
+    Ok(())
 }
 
 /// Prints on standard output; a reader that has gone is no error.

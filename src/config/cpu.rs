@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::error::Problem;
@@ -57,6 +57,16 @@ impl CpuList {
             None => Ok(()),
         }
     }
+}
+
+/// Confines the calling thread to `cpu`.
+///
+/// # Errors
+/// The operating system refuses: the CPU went offline, or was taken from this process.
+pub(crate) fn pin_to(cpu: usize) -> std::io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
 fn parse_cpu(text: &str, part: &str) -> Result<usize, Problem> {

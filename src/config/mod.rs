@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 use vsteer_switch::port::MAX_PORTS;
 
 pub use self::cpu::CpuList;
+pub(crate) use self::cpu::pin_to;
 pub use self::error::ConfigError;
 pub(crate) use self::error::nearest;
 pub use self::inherited_socket::InheritedSocket;

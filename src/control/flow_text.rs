@@ -9,6 +9,7 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use vsteer_switch::action::{Action, Verdict};
 use vsteer_switch::flow::key::{FRAG_ANY, FRAG_LATER, FlowKey, MacAddr, Mask, VlanTag};
 
 const ETH_TYPE_IPV4: u16 = 0x0800;
@@ -52,6 +53,24 @@ pub fn match_text(key: &FlowKey, mask: &Mask, port_name: impl Fn(u32) -> Option<
         );
     }
     text.0
+}
+
+/// The text of what happens to a megaflow's packets: `vm1,push_vlan(vid=10,pcp=0),up`, or `drop(hairpin)`.
+pub fn verdict_text(verdict: &Verdict, port_name: impl Fn(u32) -> Option<String>) -> String {
+    let actions = match verdict {
+        Verdict::Drop(reason) => return format!("drop({})", reason.name()),
+        Verdict::Forward(actions) => actions,
+    };
+    let texts = actions.iter().map(|action| match action {
+        Action::Output(port) => port_name(u32::from(port.number())).unwrap_or_else(|| port.to_string()),
+        Action::PushVlan(tag) => {
+            let mask = VlanTag { tpid: u16::MAX.into(), tci: u16::MAX.into() };
+            format!("push_vlan({})", vlan(tag, &mask).join(","))
+        }
+        Action::PopVlan => "pop_vlan".to_owned(),
+        Action::SetVlan(vlan) => format!("set_vlan(vid={vlan})"),
+    });
+    texts.collect::<Vec<_>>().join(",")
 }
 
 /// An Ethernet address as `52:54:00:00:00:01`.

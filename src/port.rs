@@ -1,0 +1,105 @@
+//! A port of the appliance: what the switch knows of it by number, and the driver that moves its packets.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use vsteer_switch::counters::PortCounters;
+use vsteer_switch::egress::OffloadCaps;
+use vsteer_switch::port::PortId;
+use vsteer_switch::vlan::{PortVlan, VlanId, VlanMode, VlanSet};
+use vsteer_vhost::net::port::VhostPort;
+
+use crate::config::{PortSpec, VlanSpec};
+use crate::nic::tap::{TapReceiver, TapTransmitter};
+
+/// Longest frame of a port without an MTU of its own: jumbo frames with two tags.
+const DEFAULT_MAX_FRAME_BYTES: usize = 9000 + LINK_HEADER_BYTES;
+
+/// Ethernet header and two VLAN tags.
+const LINK_HEADER_BYTES: usize = 14 + 8;
+
+/// What moves a port's packets.
+#[derive(Debug)]
+pub enum Driver {
+    /// A guest.
+    VhostUser(Arc<VhostPort>),
+    /// The host.
+    Tap(TapPort),
+}
+
+/// A TAP interface with its queues.
+///
+/// # Concurrency
+/// One worker receives from a queue and holds its receiver from fill to clear; nobody else takes it while the worker is
+/// assigned. Transmitting needs no lock: the kernel takes whole frames.
+#[derive(Debug)]
+pub struct TapPort {
+    /// One per queue.
+    pub receivers: Box<[Mutex<TapReceiver>]>,
+    /// One per queue.
+    pub transmitters: Box<[TapTransmitter]>,
+    /// What the host takes unfinished.
+    pub caps: OffloadCaps,
+}
+
+/// A port.
+#[derive(Debug)]
+pub struct Port {
+    /// Its number.
+    pub id: PortId,
+    /// What the operator asked for.
+    pub spec: PortSpec,
+    /// What moves its packets.
+    pub driver: Driver,
+    /// Counters of each worker, by the worker's index.
+    pub counters: Box<[PortCounters]>,
+    /// Longest frame that may leave by it, not counting offloads.
+    pub max_frame_bytes: usize,
+}
+
+impl Port {
+    /// A port with counters for `workers` workers.
+    pub fn new(id: PortId, spec: PortSpec, driver: Driver, workers: usize) -> Self {
+        let max_frame_bytes =
+            spec.mtu.map_or(DEFAULT_MAX_FRAME_BYTES, |mtu| usize::from(mtu) + LINK_HEADER_BYTES);
+        let counters = (0..workers).map(|_| PortCounters::default()).collect();
+        Self { id, spec, driver, counters, max_frame_bytes }
+    }
+
+    /// Queues that packets can be received from.
+    pub fn queues(&self) -> usize {
+        match &self.driver {
+            Driver::VhostUser(port) => port.queue_pairs(),
+            Driver::Tap(tap) => tap.receivers.len(),
+        }
+    }
+}
+
+/// What the slow path knows of a port: its place in VLANs, and how many addresses it may teach.
+pub fn switch_port(spec: &PortSpec) -> PortVlan {
+    // The specification was checked: every number in it is a VLAN's.
+    let mode = match &spec.vlan {
+        VlanSpec::Access { vlan } => VlanMode::Access(VlanId::new(*vlan).unwrap_or_default()),
+        VlanSpec::Trunk { trunks: None, native } => VlanMode::Trunk {
+            native: Some(native.and_then(VlanId::new).unwrap_or_default()),
+            allowed: VlanSet::ALL,
+        },
+        VlanSpec::Trunk { trunks: Some(trunks), native } => VlanMode::Trunk {
+            native: native.and_then(VlanId::new),
+            allowed: trunks.iter().filter_map(VlanId::new).collect(),
+        },
+    };
+    PortVlan { mode, mac_limit: spec.mac_limit }
+}
+
+/// The offloads that the guest behind `port` takes.
+#[inline]
+pub fn guest_caps(port: &VhostPort) -> OffloadCaps {
+    let negotiated = port.negotiated();
+    OffloadCaps {
+        checksum: negotiated.guest_takes_partial(),
+        tso4: negotiated.guest_takes_tso4(),
+        tso6: negotiated.guest_takes_tso6(),
+        ecn: negotiated.guest_takes_ecn(),
+    }
+}

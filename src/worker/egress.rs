@@ -1,0 +1,146 @@
+//! Where packets leave: the pipeline's view of the ports.
+//!
+//! A batch for one egress port arrives here with the offload state of each packet. What the port does not take is finished
+//! in software on the way (`vsteer_switch::egress`); the rest goes as it is.
+
+use arrayvec::ArrayVec;
+use vsteer_switch::counters::PortCounters;
+use vsteer_switch::drop_reason::DropReason;
+use vsteer_switch::egress::Finisher;
+use vsteer_switch::egress::rss::rss_hash;
+use vsteer_switch::packet::{BURST, Burst, Frame};
+use vsteer_switch::pipeline::Transmit;
+use vsteer_switch::port::PortId;
+use vsteer_vhost::net::port::{Scratch, Transmitter, VhostPort};
+
+use crate::nic::tap::TxOutcome;
+use crate::port::{Driver, Port, TapPort, guest_caps};
+use crate::topology::Topology;
+
+/// A worker's space to transmit in.
+#[derive(Debug, Default)]
+pub(super) struct EgressScratch {
+    pub(super) vhost: Scratch,
+    finisher: Finisher,
+}
+
+/// The ports, as one worker transmits to them during one burst.
+#[derive(Debug)]
+pub(super) struct Egress<'a> {
+    pub(super) topology: &'a Topology,
+    pub(super) worker: usize,
+    pub(super) scratch: &'a mut EgressScratch,
+}
+
+impl Transmit for Egress<'_> {
+    #[inline]
+    fn transmit(&mut self, id: PortId, burst: &Burst, indices: &[u8]) {
+        let Some(port) = self.topology.port(id) else {
+            // The port went after the decision. Nobody has its counters any more: the packets count where they came in.
+            if let Some(packet) = burst.packets().first() {
+                self.dropped(packet.in_port, DropReason::PortGone, indices.len() as u64);
+            }
+            return;
+        };
+        match &port.driver {
+            Driver::VhostUser(guest) if guest.is_multi_queue() => self.to_queues(port, guest, burst, indices),
+            Driver::VhostUser(guest) => self.to_guest(port, guest, 0, burst, indices),
+            Driver::Tap(tap) => self.to_host(port, tap, burst, indices),
+        }
+    }
+
+    fn dropped(&mut self, id: PortId, reason: DropReason, pkts: u64) {
+        if let Some(port) = self.topology.port(id) {
+            port.counters[self.worker].dropped(reason, pkts);
+        }
+    }
+}
+
+impl Egress<'_> {
+    /// Spreads packets over a guest's receiveqs by flow, keeping the order within each flow.
+    fn to_queues(&mut self, port: &Port, guest: &VhostPort, burst: &Burst, indices: &[u8]) {
+        let mut hashes = [0; BURST];
+        for &index in indices {
+            hashes[usize::from(index)] = guest.spread(rss_hash(&burst.frame(usize::from(index))));
+        }
+        let mut left: ArrayVec<u8, BURST> = indices.iter().copied().collect();
+        // Bound: each round sends at least the first packet that is left.
+        while let Some(&first) = left.first() {
+            let queue = hashes[usize::from(first)];
+            let (now, later): (ArrayVec<u8, BURST>, ArrayVec<u8, BURST>) =
+                left.iter().copied().partition(|&index| hashes[usize::from(index)] == queue);
+            self.to_guest(port, guest, queue, burst, &now);
+            left = later;
+        }
+    }
+
+    fn to_guest(&mut self, port: &Port, guest: &VhostPort, hash: u32, burst: &Burst, indices: &[u8]) {
+        let counters = &port.counters[self.worker];
+        let mut transmitter = match guest.transmit(hash) {
+            Ok(transmitter) => transmitter,
+            Err(reason) => return counters.dropped(reason, indices.len() as u64),
+        };
+        let caps = guest_caps(guest);
+        let mut whole: ArrayVec<Frame<'_>, BURST> = ArrayVec::new();
+        let EgressScratch { vhost, finisher } = &mut *self.scratch;
+        for &index in indices {
+            let frame = burst.frame(usize::from(index));
+            if caps.takes(&frame, port.max_frame_bytes) {
+                whole.push(frame);
+                continue;
+            }
+            // Frames leave in order: what came before goes first.
+            send(&mut transmitter, &mut whole, vhost, port, self.worker);
+            let result = finisher.finish(&frame, caps, port.max_frame_bytes, |finished| {
+                transmitter.send(&[*finished], vhost, counters);
+                Ok(())
+            });
+            if let Err(reason) = result {
+                counters.dropped(reason, 1);
+            }
+        }
+        send(&mut transmitter, &mut whole, vhost, port, self.worker);
+        transmitter.finish();
+    }
+
+    fn to_host(&mut self, port: &Port, tap: &TapPort, burst: &Burst, indices: &[u8]) {
+        let counters = &port.counters[self.worker];
+        let transmitter = &tap.transmitters[self.worker % tap.transmitters.len()];
+        for &index in indices {
+            let frame = burst.frame(usize::from(index));
+            let result = self.scratch.finisher.finish(&frame, tap.caps, port.max_frame_bytes, |finished| {
+                count_sent(&transmitter.transmit(&[*finished]), counters);
+                Ok(())
+            });
+            if let Err(reason) = result {
+                counters.dropped(reason, 1);
+            }
+        }
+    }
+}
+
+/// Counts what a transmission to the host did.
+fn count_sent(outcome: &TxOutcome, counters: &PortCounters) {
+    counters.tx_pkts.add(outcome.pkts.into());
+    counters.tx_bytes.add(outcome.bytes);
+    for (reason, pkts) in outcome.drops() {
+        if pkts > 0 {
+            counters.dropped(reason, pkts.into());
+        }
+    }
+}
+
+/// Sends the frames that have gathered.
+#[inline]
+fn send(
+    transmitter: &mut Transmitter<'_>,
+    whole: &mut ArrayVec<Frame<'_>, BURST>,
+    vhost: &mut Scratch,
+    port: &Port,
+    worker: usize,
+) {
+    if !whole.is_empty() {
+        transmitter.send(whole, vhost, &port.counters[worker]);
+        whole.clear();
+    }
+}

@@ -1,0 +1,377 @@
+//! A worker: polls its queues, switches what it finds, transmits, and sleeps when there is nothing.
+//!
+//! One thread each, run to completion: a burst that was received has left the switch before the next is looked for. A
+//! worker owns its pipeline and caches; what it shares with others is listed at [`Shared`]. Modules in the order in which
+//! a round meets them.
+
+/// Where packets leave: the pipeline's view of the ports.
+mod egress;
+
+/// When a worker that found nothing stops looking.
+pub mod idle;
+
+/// What ends a worker's sleep.
+pub mod waker;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_queue::SegQueue;
+use vsteer_switch::counters::PortCounters;
+use vsteer_switch::drop_reason::DropReason;
+use vsteer_switch::fdb::Fdb;
+use vsteer_switch::megaflow::Megaflow;
+use vsteer_switch::packet::Burst;
+use vsteer_switch::pipeline::{Context, Events, Pipeline, PipelineConfig, PipelineStats};
+use vsteer_switch::port::PortId;
+use vsteer_vhost::net::queue::KickPoller;
+
+use self::egress::{Egress, EgressScratch};
+use self::idle::{Idle, Next};
+use self::waker::Waker;
+use crate::config::PollMode;
+use crate::nic::tap::RxOutcome;
+use crate::port::{Driver, Port};
+use crate::topology::{Published, RxPort, Topology, members};
+
+/// Longest sleep: how soon a worker looks around although nothing woke it.
+const MAX_SLEEP_MS: i32 = 1000;
+
+/// How often the pipeline ranks and purges.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Messages that a worker takes from its inbox in one round, so that packets never wait for long.
+const INBOX_BATCH: usize = 64;
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Fabric {
+    /// Ports and assignments.
+    pub topology: Published,
+    /// Learned addresses.
+    pub fdb: Fdb,
+    /// Megaflows that were installed and are not yet with the revalidator.
+    pub new_flows: SegQueue<Arc<Megaflow>>,
+    /// The start of the clock of all times in milliseconds.
+    pub start: Instant,
+    /// Wakes the revalidator.
+    pub changes: crate::revalidator::Alarm,
+}
+
+impl Fabric {
+    /// Milliseconds since the start.
+    pub fn now_ms(&self) -> u64 {
+        self.ms(Instant::now())
+    }
+
+    fn ms(&self, now: Instant) -> u64 {
+        u64::try_from(now.duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Events for Fabric {
+    fn flow_installed(&self, flow: Arc<Megaflow>) {
+        self.new_flows.push(flow);
+    }
+
+    fn fdb_changed(&self) {
+        self.changes.ring();
+    }
+}
+
+/// What other threads send to a worker.
+#[derive(Debug)]
+pub enum Message {
+    /// The megaflow is over.
+    Remove(Arc<Megaflow>),
+    /// The port is gone; its number may come back as another port.
+    ForgetPort(PortId),
+}
+
+/// What a worker shares with the other threads.
+///
+/// # Concurrency
+/// The worker writes `seen_epoch` and the counters, anybody reads them; anybody may push to `inbox` and wake.
+#[derive(Debug)]
+pub struct Shared {
+    /// Which snapshot of the topology the worker uses: what only older ones contain, it has let go.
+    pub seen_epoch: AtomicU64,
+    /// Messages, taken between bursts.
+    pub inbox: SegQueue<Message>,
+    /// Ends the worker's sleep.
+    pub waker: Arc<Waker>,
+    /// The pipeline's counters.
+    pub pipeline: Arc<PipelineStats>,
+    /// Rounds over all queues.
+    pub rounds: AtomicU64,
+    /// Rounds that found packets.
+    pub busy_rounds: AtomicU64,
+    /// Time spent in rounds that found packets, in nanoseconds.
+    pub busy_ns: AtomicU64,
+    /// Sleeps.
+    pub sleeps: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// A running worker; stops and joins its thread when dropped.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    /// What it shares.
+    pub shared: Arc<Shared>,
+    /// The CPU it is pinned to.
+    pub cpu: Option<usize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl WorkerHandle {
+    /// Starts worker `index`, pinned to `cpu` if given.
+    ///
+    /// # Errors
+    /// The thread or its descriptors cannot be made.
+    pub fn start(index: u16, cpu: Option<usize>, mode: PollMode, fabric: Arc<Fabric>) -> io::Result<Self> {
+        let pipeline = Pipeline::new(PipelineConfig { worker: index, ..PipelineConfig::default() });
+        let shared = Arc::new(Shared {
+            seen_epoch: AtomicU64::new(0),
+            inbox: SegQueue::new(),
+            waker: Arc::new(Waker::new()?),
+            pipeline: Arc::clone(pipeline.stats()),
+            rounds: AtomicU64::new(0),
+            busy_rounds: AtomicU64::new(0),
+            busy_ns: AtomicU64::new(0),
+            sleeps: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        });
+        let for_thread = Arc::clone(&shared);
+        let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            if let Some(cpu) = cpu
+                && let Err(error) = crate::config::pin_to(cpu)
+            {
+                tracing::error!(worker = index, cpu, %error, "cannot be pinned; it runs where the scheduler puts it");
+            }
+            Worker::new(usize::from(index), pipeline, Idle::new(mode), for_thread, fabric).run();
+        })?;
+        Ok(Self { shared, cpu, thread: Some(thread) })
+    }
+
+    /// Sends a message.
+    pub fn send(&self, message: Message) {
+        self.shared.inbox.push(message);
+    }
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.waker.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic there was our own bug and is on stderr already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Adds to a counter of which this worker is the only writer.
+#[inline]
+fn add(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+}
+
+/// The thread's own state.
+struct Worker {
+    index: usize,
+    shared: Arc<Shared>,
+    fabric: Arc<Fabric>,
+    topology: Arc<Topology>,
+    pipeline: Pipeline,
+    burst: Burst,
+    scratch: EgressScratch,
+    idle: Idle,
+    next_tick: Instant,
+}
+
+impl Worker {
+    fn new(index: usize, pipeline: Pipeline, idle: Idle, shared: Arc<Shared>, fabric: Arc<Fabric>) -> Self {
+        let topology = fabric.topology.load();
+        Self {
+            index,
+            shared,
+            topology,
+            fabric,
+            pipeline,
+            burst: Burst::new(),
+            scratch: EgressScratch::default(),
+            idle,
+            next_tick: Instant::now() + TICK,
+        }
+    }
+
+    fn run(mut self) {
+        self.adopt_topology();
+        let mut now = Instant::now();
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            // 1. What control threads changed.
+            if self.fabric.topology.epoch() != self.topology.epoch {
+                self.adopt_topology();
+            }
+            self.read_inbox();
+
+            // 2. Packets.
+            let found = self.poll_queues(self.fabric.ms(now));
+
+            // 3. Time.
+            let end = Instant::now();
+            add(&self.shared.rounds, 1);
+            if found {
+                add(&self.shared.busy_rounds, 1);
+                add(&self.shared.busy_ns, u64::try_from((end - now).as_nanos()).unwrap_or(0));
+            }
+            now = end;
+            if now >= self.next_tick {
+                self.pipeline.tick();
+                self.next_tick = now + TICK;
+            }
+
+            // 4. Sleep, if it is time for it.
+            if self.idle.after_round(found, now) == Next::Sleep {
+                self.sleep(now);
+                now = Instant::now();
+            } else if !found {
+                std::hint::spin_loop();
+            }
+        }
+        self.release_queues();
+    }
+
+    /// Receives one burst from each queue that has packets; false if none had.
+    fn poll_queues(&mut self, now_ms: u64) -> bool {
+        let topology = Arc::clone(&self.topology);
+        let mut found = false;
+        for RxPort { port, queues } in &topology.assignments[self.index] {
+            match &port.driver {
+                Driver::VhostUser(guest) => {
+                    let started = guest.started_transmitqs();
+                    for pair in members([queues[0] & started[0], queues[1] & started[1]]) {
+                        let counters = &port.counters[self.index];
+                        let received =
+                            guest.receive(pair, &mut self.burst, &mut self.scratch.vhost, counters);
+                        if let Some(received) = received {
+                            found = true;
+                            self.switch_burst(&topology, now_ms);
+                            received.complete();
+                        }
+                    }
+                }
+                Driver::Tap(tap) => {
+                    for queue in members(*queues) {
+                        let Some(mut receiver) = tap.receivers[queue].try_lock() else { continue };
+                        let outcome = receiver.fill(port.id, &mut self.burst);
+                        count_received(&outcome, &port.counters[self.index]);
+                        if !self.burst.is_empty() {
+                            found = true;
+                            self.switch_burst(&topology, now_ms);
+                        }
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// Takes the burst through the pipeline and out of the egress ports, and clears it.
+    #[inline]
+    fn switch_burst(&mut self, topology: &Topology, now_ms: u64) {
+        let fabric = &*self.fabric;
+        let cx = Context { now_ms, config: &topology.switch, fdb: &fabric.fdb, events: fabric };
+        let mut egress = Egress { topology, worker: self.index, scratch: &mut self.scratch };
+        self.pipeline.process(&mut self.burst, &cx, &mut egress);
+        self.burst.clear();
+    }
+
+    /// Takes over the newest snapshot: lets go of queues that went to others, and takes those that came.
+    fn adopt_topology(&mut self) {
+        self.release_queues();
+        self.topology = self.fabric.topology.load();
+        for RxPort { port, queues } in &self.topology.assignments[self.index] {
+            for queue in members(*queues) {
+                set_poller(port, queue, Some(Arc::clone(&self.shared.waker) as Arc<dyn KickPoller>));
+            }
+        }
+        // Release: the old snapshot is no longer used; partner: the control thread that retires what it alone held.
+        self.shared.seen_epoch.store(self.topology.epoch, Ordering::Release);
+    }
+
+    fn release_queues(&self) {
+        for RxPort { port, queues } in &self.topology.assignments[self.index] {
+            for queue in members(*queues) {
+                set_poller(port, queue, None);
+            }
+        }
+    }
+
+    fn read_inbox(&mut self) {
+        // Bound: INBOX_BATCH.
+        for _ in 0..INBOX_BATCH {
+            match self.shared.inbox.pop() {
+                None => return,
+                Some(Message::Remove(flow)) => {
+                    self.pipeline.remove(&flow);
+                }
+                Some(Message::ForgetPort(port)) => self.pipeline.forget_port(port),
+            }
+        }
+    }
+
+    /// Asks all queues for kicks and sleeps, unless one has work already.
+    fn sleep(&mut self, now: Instant) {
+        let topology = Arc::clone(&self.topology);
+        let assigned = &topology.assignments[self.index];
+        let mut pending = false;
+        for RxPort { port, queues } in assigned {
+            if let Driver::VhostUser(guest) = &port.driver {
+                let started = guest.started_transmitqs();
+                for pair in members([queues[0] & started[0], queues[1] & started[1]]) {
+                    pending |= guest.request_kick(pair);
+                }
+            }
+        }
+        if !pending && self.shared.inbox.is_empty() {
+            add(&self.shared.sleeps, 1);
+            self.shared.waker.sleep(MAX_SLEEP_MS);
+            self.idle.after_sleep(now.elapsed());
+        }
+        for RxPort { port, queues } in assigned {
+            for queue in members(*queues) {
+                match &port.driver {
+                    Driver::VhostUser(guest) => guest.suppress_kicks(queue),
+                    Driver::Tap(tap) => {
+                        if let Some(mut receiver) = tap.receivers[queue].try_lock() {
+                            receiver.resume();
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Counts what a fill from the host did.
+fn count_received(outcome: &RxOutcome, counters: &PortCounters) {
+    if outcome.pkts > 0 {
+        counters.rx_pkts.add(outcome.pkts.into());
+        counters.rx_bytes.add(outcome.bytes);
+    }
+    if outcome.bad_offload > 0 {
+        counters.dropped(DropReason::BadOffload, outcome.bad_offload.into());
+    }
+}
+
+/// Hands one queue of `port` to the worker behind `poller`, or to none.
+fn set_poller(port: &Port, queue: usize, poller: Option<Arc<dyn KickPoller>>) {
+    match &port.driver {
+        Driver::VhostUser(guest) => guest.set_poller(queue, poller),
+        Driver::Tap(tap) => tap.receivers[queue].lock().set_poller(poller),
+    }
+}
