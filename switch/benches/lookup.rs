@@ -69,7 +69,7 @@ fn pipeline(c: &mut Criterion) {
     let mut group = c.benchmark_group("pipeline");
     group.throughput(Throughput::Elements(BURST as u64));
     let cases = [
-        ("1 pair", 1, 8192),
+        ("1 pair", 1_u32, 8192),
         ("1024 pairs", 1024, 8192),
         ("8192 pairs", 8192, 8192),
         ("8192 pairs, 32768 entries", 8192, 32_768),

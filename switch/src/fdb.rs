@@ -20,9 +20,9 @@ use crate::vlan::VlanId;
 
 /// Entries in a bucket: one cache line.
 const WAYS: usize = 4;
-/// Consecutive buckets in which an address may lie. At the highest load allowed (half) all 16 places being taken is rarer
-/// than one address in a thousand, and an address without a place is only flooded to.
-const PROBES: usize = 4;
+/// Consecutive buckets in which an address may lie. With four, one address in a hundred found no place in a table that is
+/// filled to its capacity (half of the entries). An address without a place is only flooded to.
+const PROBES: usize = 8;
 
 /// Bit of a key word that tells a used entry from an empty one.
 const VALID: u64 = 1 << 63;

@@ -204,6 +204,15 @@ enum Fate {
     Once(u8),
 }
 
+/// What the slow path changed during this burst.
+#[derive(Debug, Default)]
+struct News {
+    /// A megaflow was installed, so a packet that was in none may be in one now.
+    installed: bool,
+    /// More bits matter at the port than when the runs of the burst were found.
+    union_grew: bool,
+}
+
 /// What is known about the packets of the burst, position by position.
 struct Scratch {
     keys: [FlowKey; BURST],
@@ -443,19 +452,20 @@ impl Pipeline {
         missed: &Pending,
         cx: &Context<'_>,
     ) {
-        let mut installed = false;
+        let mut news = News::default();
         for &head in missed.as_slice() {
             let mut at = usize::from(head);
             loop {
-                let generation_grew = self.upcall(burst, at, in_port, port, &mut installed, cx);
-                let next_repeats = at + 1 < burst.len() && self.scratch.repeats >> (at + 1) & 1 == 1;
-                // The rest of a run shares the fate of this packet if no more bits matter than those by which it is a run.
-                let shared = match self.scratch.fates[at] {
-                    Fate::Flow(_) => !generation_grew,
+                self.upcall(burst, at, in_port, port, &mut news, cx);
+                // Runs were found under the union as it was when the burst began. Once it grew, in this run or another,
+                // packets of a run may differ in a bit that matters now, and each is decided for itself.
+                let is_shared = match self.scratch.fates[at] {
+                    Fate::Flow(_) => !news.union_grew,
                     Fate::Drop(_) => true,
                     Fate::Once(_) => false,
                 };
-                if shared || !next_repeats {
+                let next_repeats = at + 1 < burst.len() && self.scratch.repeats >> (at + 1) & 1 == 1;
+                if is_shared || !next_repeats {
                     break;
                 }
                 at += 1;
@@ -465,21 +475,20 @@ impl Pipeline {
         self.publish_sizes();
     }
 
-    /// Decides about one packet that is in no megaflow, or was not when the burst began; returns whether the port's union
-    /// grew.
+    /// Decides about one packet that is in no megaflow, or was not when the burst began.
     fn upcall(
         &mut self,
         burst: &Burst,
         at: usize,
         in_port: PortId,
         port: &mut IngressPort,
-        installed: &mut bool,
+        news: &mut News,
         cx: &Context<'_>,
-    ) -> bool {
+    ) {
         let Scratch { keys, relevant, fates, found, once, .. } = &mut *self.scratch;
         let key = &mut keys[at];
         extract(&burst.packets()[at], Depth::Transport, key);
-        if *installed {
+        if news.installed {
             let mut again = Pending::NONE;
             #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]
             again.push(at as u8);
@@ -487,14 +496,13 @@ impl Pipeline {
             if again.as_slice().is_empty() {
                 add(&self.stats.classifier_hits, 1);
                 fates[at] = Fate::Flow(found[at]);
-                // The union may have grown since the run was found.
-                return true;
+                return;
             }
         }
         if !port.budget.take(cx.now_ms, &self.limits) {
             add(&self.stats.upcalls_over_budget, 1);
             fates[at] = Fate::Drop(DropReason::UpcallBudget);
-            return false;
+            return;
         }
         add(&self.stats.upcalls, 1);
         let key = &keys[at];
@@ -513,7 +521,7 @@ impl Pipeline {
                 fates[at] = Fate::Once(once.len() as u8);
             }
             once.push(translation.verdict);
-            return false;
+            return;
         }
         let spec = MegaflowSpec {
             mask: self.classifier.share_mask(&translation.mask),
@@ -524,13 +532,13 @@ impl Pipeline {
         };
         let flow = Arc::new(Megaflow::new(self.next_id, cx.now_ms, spec));
         self.next_id += 1;
-        let Some(index) = self.classifier.insert(&flow) else { return false };
-        *installed = true;
+        let Some(index) = self.classifier.insert(&flow) else { return };
+        news.installed = true;
         add(&self.stats.flows_installed, 1);
         fates[at] = Fate::Flow(index);
         // Widened before any packet may be cached under the union again.
-        let grew = port.union.widen(&translation.mask);
-        if grew {
+        if port.union.widen(&translation.mask) {
+            news.union_grew = true;
             self.cache.renew(in_port, &port.union);
         }
         if self.cache.is_enabled() && port.union.is_cacheable() {
@@ -538,7 +546,6 @@ impl Pipeline {
             remember(&mut self.cache, &self.classifier, in_port, &relevant[at], &port.union, index);
         }
         cx.events.flow_installed(flow);
-        grew
     }
 
     /// Pass 5.
@@ -700,3 +707,6 @@ impl Batches {
         self.held = 0;
     }
 }
+
+#[cfg(test)]
+mod tests;

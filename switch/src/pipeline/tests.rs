@@ -1,0 +1,378 @@
+//! The pipeline against plain translation of each packet, and the rules of its caches one by one.
+
+use std::cell::{Cell, RefCell};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::flow::key::MacAddr;
+use crate::packet::{Offload, Segment};
+use crate::revalidate::{refresh_source, still_valid};
+use crate::vlan::{PortVlan, VlanMode, VlanSet};
+
+fn port(number: u16) -> PortId {
+    PortId::new(number).unwrap()
+}
+
+fn vlan(number: u16) -> VlanId {
+    VlanId::new(number).unwrap()
+}
+
+fn mac(number: u8) -> MacAddr {
+    [2, 0, 0, 0, 0, number]
+}
+
+/// A frame with an optional tag; its payload says which packet it is.
+fn frame(dst: MacAddr, src: MacAddr, tci: Option<u16>, serial: u8) -> Vec<u8> {
+    let mut bytes = [dst, src].concat();
+    if let Some(tci) = tci {
+        bytes.extend([0x81, 0x00]);
+        bytes.extend(tci.to_be_bytes());
+    }
+    bytes.extend([0x88, 0xb5]);
+    bytes.extend([serial; 46]);
+    bytes
+}
+
+fn fill(burst: &mut Burst, in_port: PortId, frames: &[Vec<u8>]) {
+    burst.clear();
+    for bytes in frames {
+        let len = u32::try_from(bytes.len()).unwrap();
+        // SAFETY: the frames are shorter than a head, so they are copied now and no segment is kept.
+        #[allow(unsafe_code, reason = "segments are made of raw pointers")]
+        let segment = unsafe { Segment::new(bytes.as_ptr(), len) };
+        burst.push(in_port, Offload::default(), &[segment]);
+    }
+}
+
+/// What left by each port, packet by packet, and what was dropped.
+#[derive(Default, Debug, PartialEq)]
+struct Traffic {
+    sent: Vec<(PortId, Vec<u8>)>,
+    batches: usize,
+    dropped: Vec<(PortId, DropReason, u64)>,
+}
+
+impl Transmit for Traffic {
+    fn transmit(&mut self, port: PortId, burst: &Burst, indices: &[u8]) {
+        self.batches += 1;
+        self.sent.extend(indices.iter().map(|&at| (port, burst.frame(usize::from(at)).head.to_vec())));
+    }
+
+    fn dropped(&mut self, port: PortId, reason: DropReason, packets: u64) {
+        self.dropped.push((port, reason, packets));
+    }
+}
+
+impl Traffic {
+    /// The frames that left by one port, in order.
+    fn at(&self, port: PortId) -> Vec<&[u8]> {
+        self.sent.iter().filter(|(at, _)| *at == port).map(|(_, bytes)| &bytes[..]).collect()
+    }
+
+    fn dropped_for(&self, reason: DropReason) -> u64 {
+        self.dropped.iter().filter(|dropped| dropped.1 == reason).map(|dropped| dropped.2).sum()
+    }
+}
+
+#[derive(Default)]
+struct Log {
+    flows: RefCell<Vec<Arc<Megaflow>>>,
+    changes: Cell<usize>,
+}
+
+impl Events for Log {
+    fn flow_installed(&self, flow: Arc<Megaflow>) {
+        self.flows.borrow_mut().push(flow);
+    }
+
+    fn fdb_changed(&self) {
+        self.changes.set(self.changes.get() + 1);
+    }
+}
+
+struct Bed {
+    pipeline: Pipeline,
+    config: SwitchConfig,
+    fdb: Fdb,
+    log: Log,
+    burst: Burst,
+    now_ms: u64,
+}
+
+impl Bed {
+    fn new(limits: PipelineConfig, modes: Vec<VlanMode>) -> Self {
+        let ports = (0..).zip(modes).map(|(n, mode)| (port(n), PortVlan { mode, ..PortVlan::default() }));
+        Self {
+            pipeline: Pipeline::new(limits),
+            config: SwitchConfig::new(1, ports),
+            fdb: Fdb::new(256),
+            log: Log::default(),
+            burst: Burst::new(),
+            now_ms: 1_000_000,
+        }
+    }
+
+    fn plain(ports: usize) -> Self {
+        Self::new(PipelineConfig::default(), vec![VlanMode::default(); ports])
+    }
+
+    fn send(&mut self, in_port: u16, frames: &[Vec<u8>]) -> Traffic {
+        fill(&mut self.burst, port(in_port), frames);
+        let cx = Context { now_ms: self.now_ms, config: &self.config, fdb: &self.fdb, events: &self.log };
+        let mut seen = Traffic::default();
+        self.pipeline.process(&mut self.burst, &cx, &mut seen);
+        seen
+    }
+
+    /// What the revalidator does.
+    fn revalidate(&mut self) {
+        self.log.flows.borrow_mut().retain(|flow| {
+            let is_valid = still_valid(flow, &self.config, &self.fdb);
+            if !is_valid {
+                flow.kill();
+            }
+            is_valid
+        });
+    }
+
+    fn stat(&self, name: &str) -> u64 {
+        self.pipeline.stats().snapshot().find(|(found, _)| *found == name).unwrap().1
+    }
+}
+
+/// Every packet translated for itself, without any table.
+fn reference(config: &SwitchConfig, fdb: &Fdb, in_port: u16, frames: &[Vec<u8>]) -> Traffic {
+    let mut seen = Traffic::default();
+    for bytes in frames {
+        let mut burst = Burst::new();
+        fill(&mut burst, port(in_port), std::slice::from_ref(bytes));
+        let mut key = FlowKey::default();
+        extract(&burst.packets()[0], Depth::Transport, &mut key);
+        match slow_path::translate(&key, config, fdb).verdict {
+            Verdict::Drop(reason) => seen.dropped.push((port(in_port), reason, 1)),
+            Verdict::Forward(actions) => {
+                let mut head = bytes.clone();
+                for action in actions.iter() {
+                    match *action {
+                        Action::Output(port) => seen.sent.push((port, head.clone())),
+                        Action::PushVlan(tag) => {
+                            let [a, b] = tag.tci.get().to_be_bytes();
+                            head.splice(12..12, [0x81, 0, a, b]);
+                        }
+                        Action::PopVlan => drop(head.drain(12..16)),
+                        Action::SetVlan(vlan) => {
+                            let [a, b] = vlan.number().to_be_bytes();
+                            head[14] = head[14] & 0xf0 | a;
+                            head[15] = b;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    seen
+}
+
+type Sent = (u8, u8, Option<u16>, u8);
+
+fn any_frame() -> impl Strategy<Value = Sent> {
+    let tci = prop::option::of(prop::sample::select(&[0_u16, 0xe000, 1, 0x600a, 10, 20][..]));
+    (0..7_u8, 1..6_u8, tci, 1..4_u8)
+}
+
+fn any_mode() -> impl Strategy<Value = VlanMode> {
+    prop_oneof![
+        Just(VlanMode::default()),
+        Just(VlanMode::Access(vlan(10))),
+        Just(VlanMode::Access(vlan(1))),
+        Just(VlanMode::Trunk { native: Some(vlan(1)), allowed: VlanSet::ALL }),
+        Just(VlanMode::Trunk { native: None, allowed: [vlan(10)].into_iter().collect() }),
+    ]
+}
+
+fn compare(seen: &Traffic, wanted: &Traffic) -> Result<(), TestCaseError> {
+    for n in 0..4 {
+        prop_assert_eq!(seen.at(port(n)), wanted.at(port(n)), "port {}", n);
+    }
+    for &reason in DropReason::ALL {
+        prop_assert_eq!(seen.dropped_for(reason), wanted.dropped_for(reason), "{:?}", reason);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Any mix of bursts, cache sizes that collide all the time, megaflows killed at random: each port gets the bytes
+    /// that it would get without tables, in the same order.
+    #[test]
+    fn tables_never_change_what_leaves(
+        modes in prop::collection::vec(any_mode(), 4),
+        exact_match_entries in prop::sample::select(&[0_usize, 2, 8192][..]),
+        max_flows in prop::sample::select(&[2_usize, 10_000][..]),
+        bursts in prop::collection::vec(
+            (0..4_u16, prop::collection::vec((any_frame(), 1..5_usize), 1..8), any::<u32>()), 1..40),
+    ) {
+        let limits = PipelineConfig { exact_match_entries, max_flows, ..PipelineConfig::default() };
+        let mut bed = Bed::new(limits, modes);
+        // Pinned, so that learning does not change verdicts within a burst.
+        for vid in [0, 1, 10, 20] {
+            for n in 1..6 {
+                bed.fdb.pin(vlan(vid), mac(n), port(u16::from(n) % 4), 0);
+            }
+        }
+        let mut packets = 0;
+        for (in_port, runs, kills) in bursts {
+            let frames: Vec<_> = runs.into_iter()
+                .flat_map(|((dst, src, tci, serial), times)| {
+                    let dst = if dst == 0 { [0xff; 6] } else { mac(dst) };
+                    (0..times).map(move |_| frame(dst, mac(src), tci, serial))
+                })
+                .take(BURST)
+                .collect();
+            packets += frames.len() as u64;
+            let wanted = reference(&bed.config, &bed.fdb, in_port, &frames);
+            let seen = bed.send(in_port, &frames);
+            compare(&seen, &wanted)?;
+            for (n, flow) in bed.log.flows.borrow().iter().enumerate() {
+                if kills >> (n % 32) & 1 == 1 && n % 3 == 0 {
+                    flow.kill();
+                }
+            }
+            if kills % 7 == 0 {
+                bed.pipeline.tick();
+            }
+        }
+        let sum: u64 = ["repeats", "exact_hits", "classifier_hits", "upcalls", "upcalls_over_budget", "too_short"]
+            .into_iter().map(|name| bed.stat(name)).sum();
+        prop_assert_eq!(sum, packets, "each packet is counted once");
+    }
+
+    /// Stations that move about: after the revalidator ran, the next packet goes where a switch without tables sends it.
+    #[test]
+    fn learning_and_revalidation_agree_with_a_switch_without_tables(
+        steps in prop::collection::vec((0..4_u16, any_frame()), 1..120),
+    ) {
+        let mut bed = Bed::plain(4);
+        let twin = Fdb::new(256);
+        for (in_port, (dst, src, tci, serial)) in steps {
+            let frames = [frame(mac(dst), mac(src), tci, serial)];
+            let wanted = reference(&bed.config, &twin, in_port, &frames);
+            let seen = bed.send(in_port, &frames);
+            compare(&seen, &wanted)?;
+            let of_tag = VlanMode::default().classify(tci.map_or(VlanTag::default(), |tci| {
+                VlanTag { tpid: 0x8100.into(), tci: tci.into() }
+            }));
+            twin.learn(of_tag.unwrap(), mac(src), port(in_port), bed.now_ms, u32::MAX);
+            bed.revalidate();
+        }
+    }
+}
+
+#[test]
+fn second_burst_hits_the_exact_match_cache_once_per_run() {
+    let mut bed = Bed::plain(3);
+    bed.fdb.pin(vlan(0), mac(2), port(1), 0);
+    let frames: Vec<_> = (0..8).map(|n| frame(mac(2), mac(1 + 4 * (n / 4)), None, n)).collect();
+    bed.send(0, &frames);
+    assert_eq!((bed.stat("upcalls"), bed.stat("flows_installed")), (2, 2));
+    assert_eq!(bed.log.changes.get(), 2);
+    let seen = bed.send(0, &frames);
+    assert_eq!(seen.batches, 1);
+    assert_eq!(seen.at(port(1)), frames);
+    assert_eq!(bed.stat("upcalls"), 2);
+    let flow = Arc::clone(&bed.log.flows.borrow()[0]);
+    assert_eq!((flow.stats().packets, flow.stats().bytes), (8, 8 * 60));
+    assert_eq!(bed.stat("exact_hits") + bed.stat("classifier_hits") + bed.stat("repeats"), 14);
+    assert!(bed.stat("exact_hits") >= 2);
+}
+
+#[test]
+fn dead_flow_is_a_miss_and_its_memory_goes() {
+    let mut bed = Bed::plain(2);
+    let frames = [frame(mac(2), mac(1), None, 0)];
+    bed.send(0, &frames);
+    let flow = bed.log.flows.borrow_mut().pop().unwrap();
+    flow.kill();
+    bed.send(0, &frames);
+    assert_eq!((bed.stat("upcalls"), bed.stat("flows")), (2, 1));
+    bed.send(0, &frames);
+    assert_eq!(Arc::strong_count(&flow), 1);
+}
+
+#[test]
+fn forgotten_port_starts_over() {
+    let mut bed = Bed::plain(3);
+    let frames = [frame(mac(2), mac(1), None, 0)];
+    bed.send(0, &frames);
+    bed.send(1, &frames);
+    bed.pipeline.forget_port(port(0));
+    assert_eq!(bed.stat("flows"), 1);
+    bed.fdb.pin(vlan(0), mac(2), port(2), 0);
+    assert_eq!(bed.send(0, &frames).at(port(2)), frames);
+    assert_eq!(bed.stat("upcalls"), 3);
+}
+
+#[test]
+fn budget_of_upcalls_is_per_port_and_refills() {
+    let limits = PipelineConfig { upcalls_per_s: 1000, upcall_burst_pkts: 4, ..PipelineConfig::default() };
+    let mut bed = Bed::new(limits, vec![VlanMode::default(); 2]);
+    let scan: Vec<_> = (0..10).map(|n| frame(mac(200), mac(n + 1), None, n)).collect();
+    let seen = bed.send(0, &scan);
+    assert_eq!(seen.dropped, [(port(0), DropReason::UpcallBudget, 6)]);
+    assert_eq!(bed.send(1, &scan[..2]).dropped, []);
+    bed.now_ms += 3;
+    assert_eq!(bed.send(0, &scan).dropped, [(port(0), DropReason::UpcallBudget, 3)]);
+    assert_eq!(bed.stat("upcalls_over_budget"), 9);
+}
+
+#[test]
+fn tag_edit_before_the_only_output_keeps_one_batch() {
+    let mut bed = Bed::new(
+        PipelineConfig::default(),
+        vec![VlanMode::Access(vlan(10)), VlanMode::Trunk { native: None, allowed: VlanSet::ALL }],
+    );
+    let untagged: Vec<_> = (0..9).map(|n| frame(mac(2), mac(1), None, n)).collect();
+    let tagged: Vec<_> = (0..9).map(|n| frame(mac(2), mac(1), Some(10), n)).collect();
+    let seen = bed.send(0, &untagged);
+    assert_eq!((seen.batches, seen.at(port(1))), (1, tagged.iter().map(|f| &f[..]).collect()));
+    let seen = bed.send(1, &tagged);
+    assert_eq!((seen.batches, seen.at(port(0))), (1, untagged.iter().map(|f| &f[..]).collect()));
+}
+
+#[test]
+fn runt_is_dropped_and_counted() {
+    let mut bed = Bed::plain(2);
+    let good = frame(mac(2), mac(1), None, 0);
+    let seen = bed.send(0, &[good.clone(), vec![2; 13], good.clone()]);
+    assert_eq!(seen.dropped, [(port(0), DropReason::FrameTooShort, 1)]);
+    assert_eq!(seen.at(port(1)), [good.clone(), good]);
+}
+
+#[test]
+fn address_that_only_the_caches_see_stays_fresh() {
+    let mut bed = Bed::plain(2);
+    let frames = [frame(mac(2), mac(1), None, 0)];
+    bed.send(0, &frames);
+    let flow = Arc::clone(&bed.log.flows.borrow()[0]);
+    bed.now_ms += 200_000;
+    bed.send(0, &frames);
+    assert!(!refresh_source(&flow, 0, &bed.config, &bed.fdb));
+    bed.fdb.expire(bed.now_ms + 299_000, 300_000, |entry| panic!("{entry:?}"));
+    assert_eq!(bed.fdb.flush(None, None), 1);
+    assert!(!refresh_source(&flow, bed.now_ms + 1, &bed.config, &bed.fdb), "no packet since");
+    assert!(refresh_source(&flow, bed.now_ms, &bed.config, &bed.fdb), "learned again");
+    assert_eq!(bed.fdb.lookup(vlan(0), mac(1)), Some(port(0)));
+}
+
+#[test]
+fn station_that_moves_away_and_back_is_learned_each_time() {
+    let mut bed = Bed::plain(3);
+    let frames = [frame(mac(2), mac(1), None, 0)];
+    for in_port in [0, 1, 0] {
+        bed.send(in_port, &frames);
+        assert_eq!(bed.fdb.lookup(vlan(0), mac(1)), Some(port(in_port)));
+        bed.revalidate();
+    }
+}
