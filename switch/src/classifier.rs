@@ -403,3 +403,85 @@ impl Classifier {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::action::{Actions, Verdict};
+    use crate::megaflow::{MegaflowSpec, Seen};
+
+    /// One of a few masks; the key under it names the mask too, so that flows are disjoint.
+    fn flow(id: u64, shape: u8, value: u8) -> Arc<Megaflow> {
+        let mut mask = Mask::default();
+        mask.0.in_port = u32::MAX;
+        mask.0.eth_type = u16::MAX.into();
+        match shape {
+            0 => mask.0.eth_dst = [0xff; 6],
+            1 => mask.0.eth_src[5] = 0x0f,
+            2 => mask.0.ip_dst[15] = 0xff,
+            _ => mask.0.tp_dst = u16::MAX.into(),
+        }
+        let verdict = Verdict::Forward(Actions::output(PortId::ZERO));
+        let spec = MegaflowSpec {
+            mask: Arc::new(mask),
+            key: key(shape, value),
+            verdict,
+            source: None,
+            seen: Seen::default(),
+        };
+        Arc::new(Megaflow::new(id, 0, spec))
+    }
+
+    fn key(shape: u8, value: u8) -> FlowKey {
+        let mut key =
+            FlowKey { in_port: 1, eth_type: (0x1000 + u16::from(shape)).into(), ..FlowKey::default() };
+        key.eth_dst[0] = value;
+        key.eth_src[5] = value;
+        key.ip_dst[15] = value;
+        key.tp_dst = u16::from(value).into();
+        key
+    }
+
+    proptest! {
+        /// Inserts, removals, kills and lookups in any order find what a scan of a plain list finds.
+        #[test]
+        fn classifier_finds_what_a_linear_scan_finds(
+            steps in prop::collection::vec((0..5_u8, 0..4_u8, 0..40_u8), 1..300)
+        ) {
+            let mut classifier = Classifier::new(100);
+            let mut list: Vec<Arc<Megaflow>> = Vec::new();
+            for (id, (what, shape, value)) in (0..).zip(steps) {
+                let packet = key(shape, value);
+                let scan = |list: &[Arc<Megaflow>]| {
+                    list.iter().position(|flow| flow.is_alive() && flow.mask().apply(&packet) == *flow.key())
+                };
+                let mut pending = Pending::NONE;
+                pending.push(0);
+                let mut found = [0; BURST];
+                classifier.lookup(&[packet], Depth::Transport, &mut pending, &mut found);
+                let hit = pending.as_slice().is_empty().then(|| classifier.flow(found[0]).unwrap().id());
+                prop_assert_eq!(hit, scan(&list).map(|at| list[at].id()));
+                match (what, scan(&list)) {
+                    (0, Some(at)) => prop_assert!(classifier.remove(&list.swap_remove(at))),
+                    (1, Some(at)) => list[at].kill(),
+                    (2.., None) => {
+                        let new = flow(id, shape, value);
+                        let is_room = classifier.has_room();
+                        prop_assert_eq!(classifier.insert(&new).is_some(), is_room);
+                        list.extend(is_room.then_some(new));
+                    }
+                    _ => classifier.purge(3),
+                }
+                classifier.reclaim();
+                if value == 0 {
+                    classifier.rank();
+                }
+            }
+            let alive = list.iter().filter(|flow| flow.is_alive()).count();
+            classifier.purge(1000);
+            prop_assert_eq!((classifier.len(), classifier.len_of_port(PortId::new(1).unwrap())), (alive, alive));
+        }
+    }
+}

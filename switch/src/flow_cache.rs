@@ -287,3 +287,87 @@ impl FlowCache {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PORT: PortId = PortId::ZERO;
+    const FLOW: FlowRef = FlowRef { index: 3, stamp: 4 };
+
+    /// A union of the first `words` words after the ingress port's.
+    fn union_of(words: usize) -> Union {
+        let mut mask = Mask::default();
+        mask.0.words_mut()[..=words].fill(u64::MAX);
+        let mut union = Union::new();
+        assert!(union.widen(&mask));
+        union
+    }
+
+    fn picked(cache: &FlowCache, union: &Union, value: u64) -> RelevantWords {
+        let mut key = FlowKey::default();
+        key.words_mut().fill(value);
+        let mut words = RelevantWords::NONE;
+        union.pick(&key, cache.seed(PORT), &mut words);
+        words
+    }
+
+    #[test]
+    fn every_word_is_compared_at_every_size() {
+        for count in 1..=ENTRY_WORDS {
+            let mut cache = FlowCache::new(64);
+            let union = union_of(count);
+            cache.renew(PORT, &union);
+            let words = picked(&cache, &union, 7);
+            assert_eq!(cache.lookup(PORT, &words, count), None);
+            cache.insert(PORT, &words, count, FLOW, |_| Some(PORT));
+            assert_eq!(cache.lookup(PORT, &words, count), Some(FLOW));
+            for at in 0..count {
+                let mut other = words;
+                other.words[at] ^= 1;
+                assert_eq!(cache.lookup(PORT, &other, count), None, "word {at} of {count}");
+            }
+        }
+        assert!(!union_of(ENTRY_WORDS + 1).is_cacheable());
+        assert!(!Union::new().is_cacheable());
+    }
+
+    #[test]
+    fn new_generation_makes_old_entries_void_even_for_the_same_words() {
+        let mut cache = FlowCache::new(2);
+        let union = union_of(3);
+        cache.renew(PORT, &union);
+        let words = picked(&cache, &union, 7);
+        cache.insert(PORT, &words, 3, FLOW, |_| Some(PORT));
+        cache.renew(PORT, &union);
+        assert_eq!(cache.lookup(PORT, &words, 3), None);
+        assert_eq!(cache.lookup(PortId::new(1).unwrap(), &words, 3), None, "a port without generation");
+    }
+
+    #[test]
+    fn last_generation_is_followed_by_an_empty_cache() {
+        let mut cache = FlowCache::new(2);
+        let union = union_of(3);
+        cache.generation = u32::MAX - 1;
+        cache.renew(PORT, &union);
+        let words = picked(&cache, &union, 7);
+        cache.insert(PORT, &words, 3, FLOW, |_| Some(PORT));
+        assert_eq!(cache.lookup(PORT, &words, 3), Some(FLOW));
+        let other = PortId::new(1).unwrap();
+        cache.renew(other, &union);
+        assert_eq!(cache.lookup(PORT, &words, 3), None);
+        assert_eq!(cache.of_port[other.index()], 1);
+    }
+
+    #[test]
+    fn union_grows_only_by_bits_that_are_new() {
+        let mut union = union_of(3);
+        let mut mask = Mask::default();
+        mask.0.eth_dst = [0xff; 6];
+        assert!(!union.widen(&mask));
+        assert_eq!((union.depth(), union.count()), (Depth::Link, 3));
+        mask.0.tp_src = 1.into();
+        assert!(union.widen(&mask));
+        assert_eq!((union.depth(), union.count()), (Depth::Transport, 4));
+    }
+}
