@@ -149,6 +149,6 @@ fn find_port<'a>(stats: &'a Value, name: &str) -> Option<&'a Value> {
 fn spawn(options: &[String], folder: &Path, namespace: &Namespace) -> Result<Process> {
     let mut command = Command::new(assets::vsteer()?);
     command.arg("run").args(options);
-    command.args(["--workers", "1", "--poll", "adaptive", "--control"]).arg(folder.join("ctl.sock"));
+    command.args(["--poll", "adaptive", "--control"]).arg(folder.join("ctl.sock"));
     Process::spawn("vsteer", command, &folder.join("vsteer.log"), Some(namespace))
 }

@@ -1,0 +1,45 @@
+# The project's commands. Each makes sure of the Debian packages that it needs: as root it installs them, otherwise it
+# names them and stops. A Rust toolchain must exist.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint build rust root
+
+PACKAGES := qemu-tests/guests/packages
+
+help:
+	@echo 'make demo    two guests and the host talk through vsteer (needs root)'
+	@echo 'make test    all tests, with real guests (needs root)'
+	@echo 'make bench   vsteer beside other switches (needs root)'
+	@echo 'make lint    formatting, clippy, documentation'
+
+rust:
+	@command -v cargo >/dev/null && command -v rustc >/dev/null || \
+	  { echo 'cargo and rustc are missing: install Rust with rustup (https://rustup.rs)' >&2; exit 1; }
+	@command -v cc >/dev/null || $(PACKAGES) gcc libc6-dev
+
+build: rust
+	cargo build --release --locked
+
+root:
+	@(( EUID == 0 )) || { echo 'needs root: it makes network namespaces and TAP interfaces' >&2; exit 1; }
+
+demo: root build
+	@$(PACKAGES) apt dpkg
+	cargo run --release --locked --quiet -p vsteer-qemu-tests --bin demo
+
+# DPDK's testpmd is an independent front-end; each of its libraries that is used is named. Guests are too heavy to run
+# side by side, so tests with guests run one after another. An ignored test would be a skipped one: there must be none.
+test: root build
+	@$(PACKAGES) dpdk librte-mempool-ring23 librte-net-virtio23 librte-net-vhost23
+	cargo test --release --locked --workspace --exclude vsteer-qemu-tests
+	cargo test --release --locked -p vsteer-qemu-tests -- --include-ignored --test-threads=1 --nocapture
+
+bench: root build
+	bench/bench.sh
+
+lint: rust
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
