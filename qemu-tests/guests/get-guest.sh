@@ -58,28 +58,34 @@ backports() {
   apt-get "${apt[@]}" -q update >>"$work/log" 2>&1 || { tail -5 "$work/log" >&2; die "no Debian backports: set QEMU to a QEMU of version 8 or newer"; }
 }
 
+fetch_qemu() {
+  local packages apt=()
+  say "fetching QEMU from Debian backports"
+  backports
+  mapfile -t packages < <(missing qemu-system-x86 qemu-system-common qemu-system-data seabios | sort -u)
+  rm -rf "$1"
+  unpack "$1" "${packages[@]}"
+}
+
 make_qemu() {
-  local own=${QEMU:-$(command -v qemu-system-x86_64 || true)} root=$cache/qemu-root packages
+  local own=${QEMU:-$(command -v qemu-system-x86_64 || true)} root=$cache/qemu-root
   if [[ -n $own ]] && (( $(qemu_major "$own") >= 8 )); then
     printf '#!/bin/sh\nexec %q "$@"\n' "$own" >"$work/qemu"
   elif [[ -n ${QEMU:-} ]]; then
     die "QEMU=$QEMU is not a QEMU of version 8 or newer"
   else
-    say "fetching QEMU from Debian backports"
-    local apt=()
-    backports
-    mapfile -t packages < <(missing qemu-system-x86 qemu-system-common qemu-system-data seabios | sort -u)
-    rm -rf "$root"
-    unpack "$root" "${packages[@]}"
     cat >"$work/qemu" <<END
 #!/bin/sh
 LD_LIBRARY_PATH=$root/usr/lib/x86_64-linux-gnu:$root/lib/x86_64-linux-gnu
 export LD_LIBRARY_PATH
 exec $root/usr/bin/qemu-system-x86_64 -L $root/usr/share/qemu -L $root/usr/share/seabios "\$@"
 END
+    chmod +x "$work/qemu"
+    # One that was fetched before is kept: it may be running.
+    [[ -n $(qemu_major "$work/qemu" || true) ]] || fetch_qemu "$root"
   fi
   chmod +x "$work/qemu"
-  [[ -n $(qemu_major "$work/qemu") ]] || die "QEMU does not run: $("$work/qemu" --version 2>&1 | head -3)"
+  [[ -n $(qemu_major "$work/qemu" || true) ]] || die "QEMU does not run: $("$work/qemu" --version 2>&1 | head -3)"
 }
 
 # The boot protocol's header says where in a bzImage the compressed kernel lies (Documentation/arch/x86/boot.rst).
@@ -117,9 +123,7 @@ make_root() {
   "$root/bin/busybox" --list | while read -r applet; do
     [[ $applet == busybox ]] || ln -s busybox "$root/bin/$applet"
   done
-  # busybox's shell would run its own ip and tc before those of iproute2.
-  ln -s ../bin/busybox "$root/sbin/modprobe"
-  rm -f "$root/bin/ip" "$root/bin/tc"
+  ln -s ../bin/busybox "$root/sbin/modprobe" # where the kernel looks when it wants a module
   add usr/bin/iperf3 bin/iperf3
   add bin/ip usr/bin/ip
   add sbin/tc usr/bin/tc

@@ -52,14 +52,14 @@ fn a_guest_moves_between_ports() -> Result<()> {
     });
     group.step("what is received while moving arrives whole", |world| {
         // The switch writes into pages that were sent already: each must be marked dirty, or the copy is stale.
-        let fill = "dd if=/dev/urandom of=/tmp/sent bs=1M count=120 2>/dev/null; md5sum </tmp/sent";
+        let fill = "dd if=/dev/urandom of=/tmp/sent bs=1M count=120 2>/dev/null; wc -c </tmp/sent; md5sum </tmp/sent";
         let sent = world.guests[PEER].run_for(fill, Duration::from_secs(60))?;
         let receive = world.guests[MOVER].start("nc -l -p 9000 >/tmp/received")?;
         let send = world.guests[PEER].start(&format!("nc -w 20 {MOVER_ADDRESS} 9000 </tmp/sent"))?;
         let taken = migrate(world, "right")?;
         world.guests[PEER].collect(&send, Duration::from_secs(60))?;
         world.guests[MOVER].collect(&receive, Duration::from_secs(60))?;
-        let received = world.guests[MOVER].run_for("md5sum </tmp/received", Duration::from_secs(30))?;
+        let received = world.guests[MOVER].run_for("wc -c </tmp/received; md5sum </tmp/received", Duration::from_secs(30))?;
         ensure!(received == sent, "sent {sent}, received {received}");
         Ok(format!("in {:.2} s", taken.as_secs_f64()))
     });
