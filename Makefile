@@ -26,7 +26,6 @@ root:
 	@(( EUID == 0 )) || { echo 'needs root: it makes network namespaces and TAP interfaces' >&2; exit 1; }
 
 demo: root build
-	@$(PACKAGES) apt dpkg
 	cargo run --release --locked --quiet -p vsteer-qemu-tests --bin demo
 
 # DPDK's testpmd is an independent front-end; each of its libraries that is used is named. Guests are too heavy to run

@@ -130,13 +130,15 @@ make_root() {
   add sbin/ethtool usr/bin/ethtool
   add usr/bin/tcpdump usr/bin/tcpdump
   ln -s ../lib/ld-linux-x86-64.so.2 "$root/lib64/"
-  echo 'root:x:0:0::/:/bin/sh' >"$root/etc/passwd"
+  # Debian's tcpdump becomes the user tcpdump; here that is root.
+  printf '%s:x:0:0::/:/bin/sh\n' root tcpdump >"$root/etc/passwd"
+  echo 'root:x:0:' >"$root/etc/group"
 
   mkdir -p "$root/lib/modules/$version" "$work/modules"
   cp "$kernel/lib/modules/$version"/modules.{builtin,order} "$root/lib/modules/$version/"
   ln -s "$tree/bin/kmod" "$work/depmod"
   ln -s "$tree/bin/kmod" "$work/modprobe"
-  "$work/depmod" -b "$kernel" "$version"
+  "$work/depmod" -b "$kernel" "$version" 2>/dev/null
   for module in "${modules[@]}"; do
     "$work/modprobe" -d "$kernel" -S "$version" --show-depends "$module" || die "the kernel has no module $module"
   done | awk '$1 == "insmod" {print $2}' | sort -u | while read -r file; do
@@ -145,7 +147,7 @@ make_root() {
       *) cp "$file" "$root/lib/modules/$version/" ;;
     esac
   done
-  "$work/depmod" -b "$root" "$version"
+  "$work/depmod" -b "$root" "$version" 2>/dev/null
   install -m755 "$here/init" "$root/init"
 }
 

@@ -7,13 +7,15 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use crate::assets::Assets;
 use crate::failure::{Context, Failure, Result};
-use crate::process;
+use crate::process::{self, Process};
+use crate::wait;
 
 /// A network namespace of its own, with loopback up.
 #[derive(Debug)]
@@ -54,6 +56,16 @@ impl Namespace {
             crate::fail!("host: {command}: {}\n{}{}", finished.status, finished.stdout, finished.stderr);
         }
         Ok(finished.stdout)
+    }
+
+    /// Starts iperf3 as a server, with its log in `folder`, and waits until it listens.
+    pub fn iperf_server(&self, folder: &Path) -> Result<Process> {
+        let command = self.command("iperf3", ["-s", "--forceflush"].into_iter())?;
+        let server = Process::spawn("iperf3", command, &folder.join("iperf3.log"), Some(self))?;
+        wait::until("the host's iperf3", Duration::from_secs(5), || {
+            Ok(server.output().contains("listening").then_some(()))
+        })?;
+        Ok(server)
     }
 
     fn command<'a>(&self, program: &str, arguments: impl Iterator<Item = &'a str>) -> Result<Command> {

@@ -79,7 +79,10 @@ impl Testpmd {
         // Line by line: what was printed must not wait behind the prompt, which bypasses the buffer.
         let mut command = Command::new("stdbuf");
         command.args(["-oL", "dpdk-testpmd"]);
-        command.args(["--lcores=0@0-1,1@0-1", "--no-pci", "--no-huge", "--no-telemetry", "-m", "256"]);
+        // Two threads, neither pinned: with fewer processors than busy threads the scheduler must be free to choose.
+        let processors = allowed_processors()?;
+        command.arg(format!("--lcores=0@({processors}),1@({processors})"));
+        command.args(["--no-pci", "--no-huge", "--no-telemetry", "-m", "256"]);
         command.args(["--no-shconf", "--file-prefix", &prefix]);
         for device in devices {
             command.args(["--vdev", device]);
@@ -131,6 +134,13 @@ impl Testpmd {
         });
         answer.map_err(|failure| Failure::new(format!("{failure}\n{}", process.output())))
     }
+}
+
+/// The processors that this process may use, as a list of ranges.
+fn allowed_processors() -> Result<String> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    Ok(list.ok_or_else(|| Failure::new("/proc/self/status lists no processors"))?.trim().into())
 }
 
 fn unique_log(folder: &Path, name: &str) -> PathBuf {

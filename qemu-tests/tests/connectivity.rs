@@ -74,14 +74,7 @@ fn guests_and_host_reach_each_other() -> Result<()> {
     });
     group.step("TCP and UDP between guest and host, both directions", |world| {
         let guest = &mut world.guests[0];
-        let server = vsteer_qemu_tests::assets::Assets::get()?;
-        let mut command = server.tool("iperf3");
-        command.arg("-s");
-        let log = world.folder.path().join("iperf3.log");
-        let _server = vsteer_qemu_tests::process::Process::spawn("iperf3", command, &log, Some(&world.host))?;
-        wait::until("the host's iperf3", Duration::from_secs(5), || {
-            Ok(vsteer_qemu_tests::process::read_lossy(&log).contains("listening").then_some(()))
-        })?;
+        let _server = world.host.iperf_server(world.folder.path())?;
         let [there, back] = tcp_both_ways(guest, HOST)?;
         for direction in ["", "-R"] {
             let udp = guest.iperf(HOST, 3, &format!("-u -b 10M -l 1400 {direction}"))?;
@@ -149,7 +142,7 @@ fn software_egress(sender: &mut Guest, receiver: &mut Guest, address: &str) -> R
     })?;
     let udp = sender.iperf(address, 1, "-u -b 2M -l 1400")?;
     let tcp = sender.iperf(address, 3, "")?;
-    receiver.attempt("killall -INT tcpdump", Duration::from_secs(5))?;
+    receiver.attempt("killall tcpdump", Duration::from_secs(5))?;
     ensure!(udp.lost_percent < 1.0, "UDP: {udp}");
     let wrong = receiver
         .run("sleep 1; tcpdump -vv -nr /tmp/in.pcap 2>/dev/null | grep -ciE 'incorrect|bad' ; true")?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use vsteer_qemu_tests::failure::Result;
+use vsteer_qemu_tests::failure::{Context, Result};
 use vsteer_qemu_tests::group::Group;
 use vsteer_qemu_tests::testpmd::{Ring, Testpmd};
 use vsteer_qemu_tests::world::World;
@@ -57,7 +57,7 @@ fn flood(world: &mut World, ring: Ring, sizes: &str) -> Result<String> {
             world.switch.ctl_text("stats").unwrap_or_default()
         )
     })
-    .map_err(vsteer_qemu_tests::failure::Failure::new)?;
+    .context(format!("{ring:?}"))?;
     ensure!(seen[3] > 1000, "next to nothing arrived: {seen:?}");
     Ok(format!("sent {} = received {} + dropped {}", seen[0], seen[3], seen[4]))
 }

@@ -3,12 +3,12 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vsteer_qemu_tests::ensure;
-use vsteer_qemu_tests::failure::Result;
+use vsteer_qemu_tests::failure::{Context, Result};
 use vsteer_qemu_tests::group::Group;
 use vsteer_qemu_tests::guest::{Guest, GuestSpec};
-use vsteer_qemu_tests::measure::Ping;
+use vsteer_qemu_tests::measure::{Ping, Throughput};
 use vsteer_qemu_tests::world::World;
+use vsteer_qemu_tests::{ensure, wait};
 
 const PEER: usize = 0;
 const MOVER: usize = 1;
@@ -46,7 +46,7 @@ fn a_guest_moves_between_ports() -> Result<()> {
         thread::sleep(Duration::from_secs(1));
         let (ping, taken) = move_under_ping(world, "left")?;
         let tcp = world.guests[PEER].collect(&iperf, Duration::from_secs(40))?;
-        let tcp = vsteer_qemu_tests::measure::Throughput::parse(&tcp.text)?;
+        let tcp = Throughput::parse(&tcp.text)?;
         ensure!(tcp.last_interval_gbits_per_s > 0.01, "TCP did not survive: {tcp:?}");
         Ok(format!("in {taken:.2} s; {ping}; {tcp}"))
     });
@@ -54,7 +54,12 @@ fn a_guest_moves_between_ports() -> Result<()> {
         // The switch writes into pages that were sent already: each must be marked dirty, or the copy is stale.
         let fill = "dd if=/dev/urandom of=/tmp/sent bs=1M count=120 2>/dev/null; wc -c </tmp/sent; md5sum </tmp/sent";
         let sent = world.guests[PEER].run_for(fill, Duration::from_secs(60))?;
-        let receive = world.guests[MOVER].start("nc -l -p 9000 >/tmp/received")?;
+        // The fifo is a standard input without an end: at its end nc would close its side of the connection.
+        let receive = "mkfifo /run/open; nc -l -p 9000 <>/run/open >/tmp/received";
+        let receive = world.guests[MOVER].start(receive)?;
+        wait::until("nc to listen", Duration::from_secs(5), || {
+            Ok(world.guests[MOVER].run("netstat -ltn")?.contains(":9000").then_some(()))
+        })?;
         let send = world.guests[PEER].start(&format!("nc -w 20 {MOVER_ADDRESS} 9000 </tmp/sent"))?;
         let taken = migrate(world, "right")?;
         world.guests[PEER].collect(&send, Duration::from_secs(60))?;
@@ -88,14 +93,10 @@ fn migrate(world: &mut World, port: &str) -> Result<Duration> {
     spec.nics[0].socket = world.socket(port);
     spec.incoming = Some(path.clone());
     let target = Guest::spawn(spec, world.folder.path())?;
-    vsteer_qemu_tests::wait::until("the target to listen", Duration::from_secs(10), || {
-        Ok(path.exists().then_some(()))
-    })?;
+    wait::until("the target to listen", Duration::from_secs(10), || Ok(path.exists().then_some(())))?;
     let start = Instant::now();
     let moved = world.guests[MOVER].qmp()?.migrate(&path);
-    moved
-        .map_err(|failure| format!("{failure}\n{}", target.diagnosis()))
-        .map_err(vsteer_qemu_tests::failure::Failure::new)?;
+    moved.map_err(|failure| format!("{failure}\n{}", target.diagnosis())).context("migration")?;
     let taken = start.elapsed();
     // The source is stopped and must not come back: its end is what its port sees.
     world.guests[MOVER] = target;

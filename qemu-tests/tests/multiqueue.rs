@@ -6,6 +6,7 @@ use vsteer_qemu_tests::ensure;
 use vsteer_qemu_tests::failure::Result;
 use vsteer_qemu_tests::group::Group;
 use vsteer_qemu_tests::guest::{Guest, GuestSpec};
+use vsteer_qemu_tests::measure::Throughput;
 use vsteer_qemu_tests::world::World;
 
 #[test]
@@ -66,7 +67,7 @@ fn two_queue_pairs_share_the_traffic() -> Result<()> {
             vm1.run(&format!("ethtool -L eth0 combined {pairs}"))?;
         }
         let result = vm0.collect(&iperf, Duration::from_secs(30))?;
-        let result = vsteer_qemu_tests::measure::Throughput::parse(&result.text)?;
+        let result = Throughput::parse(&result.text)?;
         ensure!(result.last_interval_gbits_per_s > 0.005, "TCP stalled: {result:?}");
         no_flow_lost(vm0)?;
         Ok(result.to_string())

@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
-use vsteer_qemu_tests::failure::Result;
+use vsteer_qemu_tests::failure::{Context, Result};
 use vsteer_qemu_tests::group::Group;
 use vsteer_qemu_tests::guest::{Guest, GuestSpec};
+use vsteer_qemu_tests::measure::Throughput;
 use vsteer_qemu_tests::world::World;
 use vsteer_qemu_tests::{ensure, wait};
 
@@ -25,6 +26,8 @@ fn vlans_are_apart_and_trunks_carry_tags() -> Result<()> {
     world.boot(vec![red0, red1, both])?;
     let guest = &mut world.guests[2];
     guest.run("mkdir -p /run/netns && ip netns add trunk && ip link set eth1 netns trunk")?;
+    // Router solicitations would disturb what is counted here.
+    inside(guest, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1")?;
     inside(guest, "ip link set eth1 up")?;
     for (vlan, address) in [(10, "10.0.0.4"), (20, "10.0.0.4"), (30, "10.0.0.5")] {
         inside(guest, &format!("ip link add link eth1 name eth1.{vlan} type vlan id {vlan}"))?;
@@ -88,7 +91,7 @@ fn vlans_are_apart_and_trunks_carry_tags() -> Result<()> {
         world.guests[0].run("iperf3 -s -D")?;
         let report = world.guests[2]
             .run_for("ip netns exec trunk iperf3 -c 10.0.0.1 -t 3 -J", Duration::from_secs(20))?;
-        let tcp = vsteer_qemu_tests::measure::Throughput::parse(&report)?;
+        let tcp = Throughput::parse(&report)?;
         ensure!(tcp.gbits_per_s > 0.02, "{tcp}");
         Ok(tcp.to_string())
     });
@@ -116,14 +119,17 @@ struct Capture;
 
 fn watch(guest: &mut Guest, tcpdump: &str) -> Result<Capture> {
     guest.run(&format!("rm -f /run/seen; {tcpdump} -l >/run/seen 2>&1 &"))?;
+    let mut text = String::new();
     wait::until("tcpdump to listen", Duration::from_secs(5), || {
-        Ok(guest.attempt("cat /run/seen", Duration::from_secs(5))?.text.contains("listening").then_some(()))
-    })?;
+        text = guest.run("cat /run/seen")?;
+        Ok(text.contains("listening").then_some(()))
+    })
+    .context(text)?;
     Ok(Capture)
 }
 
 impl Capture {
     fn end(self, guest: &mut Guest) -> Result<String> {
-        guest.run("sleep 0.3; killall -INT tcpdump; sleep 0.3; cat /run/seen")
+        guest.run("sleep 0.3; killall tcpdump; sleep 0.3; cat /run/seen")
     }
 }

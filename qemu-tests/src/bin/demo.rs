@@ -6,7 +6,6 @@ use vsteer_qemu_tests::assets::Assets;
 use vsteer_qemu_tests::failure::Result;
 use vsteer_qemu_tests::guest::GuestSpec;
 use vsteer_qemu_tests::measure::Ping;
-use vsteer_qemu_tests::process::Process;
 use vsteer_qemu_tests::world::World;
 
 const HOST: &str = "10.0.0.100";
@@ -26,10 +25,7 @@ fn main() -> Result<()> {
     println!("Both are up after {:.1} s.\n", boot.elapsed().as_secs_f64());
     world.host.run(&format!("ip addr add {HOST}/24 dev vsteer0"))?;
     world.host.run("ip link set vsteer0 up")?;
-    let mut command = Assets::get()?.tool("iperf3");
-    command.arg("-s");
-    let log = world.folder.path().join("iperf3.log");
-    let _server = Process::spawn("iperf3", command, &log, Some(&world.host))?;
+    let _server = world.host.iperf_server(world.folder.path())?;
     world.guests[1].run("iperf3 -s -D")?;
 
     let result = talk(&mut world);
