@@ -30,9 +30,9 @@ pub struct Switch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortCounters {
     /// Frames that the switch took from the port.
-    pub rx_packets: u64,
+    pub rx_pkts: u64,
     /// Frames that the switch delivered to the port.
-    pub tx_packets: u64,
+    pub tx_pkts: u64,
     /// Frames dropped at the port, over all reasons.
     pub drops: u64,
 }
@@ -81,17 +81,21 @@ impl Switch {
     /// The counters of the port called `name`, from `stats`.
     pub fn counters(&self, name: &str) -> Result<PortCounters> {
         let stats = self.ctl("stats")?;
-        let Some(port) = find_port(&stats, name) else { fail!("stats know no port {name}: {stats}") };
-        let count = |key: &str| match port[key].as_u64() {
-            Some(count) => Ok(count),
-            None => fail!("port {name} has no counter {key}: {port}"),
+        let ports = stats["ports"].as_array().map_or(&[][..], Vec::as_slice);
+        let Some(port) = ports.iter().find(|port| port["name"] == name) else {
+            fail!("stats know no port {name}: {stats}")
         };
-        let Some(drops) = port["drops"].as_object() else {
-            fail!("port {name} has no drop counters: {port}")
+        let counters = &port["counters"];
+        let count = |key: &str| match counters[key].as_u64() {
+            Some(count) => Ok(count),
+            None => fail!("port {name} has no counter {key}: {counters}"),
+        };
+        let Some(drops) = counters["drops"].as_object() else {
+            fail!("port {name} has no drop counters: {counters}")
         };
         Ok(PortCounters {
-            rx_packets: count("rx_packets")?,
-            tx_packets: count("tx_packets")?,
+            rx_pkts: count("rx_pkts")?,
+            tx_pkts: count("tx_pkts")?,
             drops: drops.values().filter_map(Value::as_u64).sum(),
         })
     }
@@ -135,15 +139,6 @@ pub fn settles(process: &Process, expected: process::Holdings, limit: Duration) 
         Ok((last == expected).then_some(()))
     })
     .context(format!("vsteer holds {last:?}, before it held {expected:?}\n{}", process.inventory()))
-}
-
-/// The port's object: either a value in a map by name, or a member of a list with a `name`.
-fn find_port<'a>(stats: &'a Value, name: &str) -> Option<&'a Value> {
-    let ports = stats.get("ports").unwrap_or(stats);
-    match ports {
-        Value::Array(list) => list.iter().find(|port| port["name"] == name),
-        _ => ports.get(name),
-    }
 }
 
 fn spawn(options: &[String], folder: &Path, namespace: &Namespace) -> Result<Process> {

@@ -45,8 +45,8 @@ fn flood(world: &mut World, ring: Ring, sizes: &str) -> Result<String> {
         let received = receiver.counters()?;
         let after = [world.switch.counters("from")?, world.switch.counters("to")?];
         let drops = after[0].drops - before[0].drops + after[1].drops - before[1].drops;
-        let taken = after[0].rx_packets - before[0].rx_packets;
-        let delivered = after[1].tx_packets - before[1].tx_packets;
+        let taken = after[0].rx_pkts - before[0].rx_pkts;
+        let delivered = after[1].tx_pkts - before[1].tx_pkts;
         seen = vec![sent.sent, taken, delivered, received.received, drops];
         ensure!(received.sent == 0, "the receiver sent {} packets", received.sent);
         Ok((taken == sent.sent && delivered == received.received && taken == delivered + drops).then_some(()))
