@@ -14,7 +14,7 @@ use vsteer_qemu_tests::failure::{Context, Result};
 use vsteer_qemu_tests::namespace::Namespace;
 use vsteer_qemu_tests::process::{Finished, Process, run};
 use vsteer_qemu_tests::switch::Switch;
-use vsteer_qemu_tests::{assets, ensure, wait};
+use vsteer_qemu_tests::{assets, ensure, fail, wait};
 
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -26,8 +26,11 @@ fn socket_path_serves_a_front_end_and_sigterm_removes_it() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let socket = folder.path().join("vm.sock");
     let mut sidecar = sidecar(&format!("--socket-path={}", socket.display()), folder.path())?;
-    let front_end = wait::until("the socket", LIMIT, || Ok(UnixStream::connect(&socket).ok()))
-        .context(sidecar.output())?;
+    let connect = || match sidecar.ended()? {
+        Some(status) => fail!("the side-car ended: {status}\n{}", sidecar.output()),
+        None => Ok(UnixStream::connect(&socket).ok()),
+    };
+    let front_end = wait::until("the socket", LIMIT, connect)?;
     let features = get_features(front_end)?;
     ensure!(features & FEATURES == FEATURES, "features {features:#x}");
     ends_quickly(&mut sidecar)?;
@@ -53,7 +56,8 @@ fn fd_serves_the_connection_it_names() -> Result<()> {
     unsafe { command.pre_exec(inherit) };
     let mut sidecar = Process::spawn("vsteer --fd", command, &folder.path().join("log"), None)?;
     drop(theirs);
-    let features = get_features(ours).context(sidecar.output())?;
+    let features =
+        get_features(ours).map_err(|failure| format!("{failure}\n{}", sidecar.output())).context("--fd")?;
     ensure!(features & FEATURES == FEATURES, "features {features:#x}");
     ends_quickly(&mut sidecar)
 }
@@ -110,7 +114,6 @@ fn ports_come_and_go_while_running() -> Result<()> {
 
 #[test]
 fn errors_name_option_value_and_remedy() -> Result<()> {
-    refused(&["run", "--port", "vm0=vhost-user:/nonexistent/vm0.sock"], &["/nonexistent"])?;
     refused(&["run", "--port", "vm0=carrier-pigeon:x"], &["--port", "carrier-pigeon", "vhost-user"])?;
     refused(&["run", "--port", "vm0=vhost-user:/tmp/x,vlan=9999"], &["vlan", "9999"])?;
     refused(&["run", "--port", "vm0=vhost-user:/tmp/x,colour=red"], &["colour", "vlan"])?;
@@ -118,7 +121,8 @@ fn errors_name_option_value_and_remedy() -> Result<()> {
     refused(&["run", "--poll", "sometimes"], &["sometimes", "adaptive"])?;
     refused(&["run", "--config", "/nonexistent.toml"], &["/nonexistent.toml"])?;
     refused(&["--fd=900"], &["900"])?;
-    refused(&["ctl", "--socket", "/nonexistent.sock", "stats"], &["/nonexistent.sock"])
+    refused(&["ctl", "--socket", "/nonexistent.sock", "stats"], &["/nonexistent.sock"])?;
+    refused(&["run", "--port", "vm0=vhost-user:/nonexistent/vm0.sock"], &["/nonexistent"])
 }
 
 fn sidecar(argument: &str, folder: &Path) -> Result<Process> {
