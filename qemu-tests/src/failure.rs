@@ -1,6 +1,6 @@
 //! The one error of the harness: a sentence for the person who reads a test's output.
 //!
-//! A failure is never handled, only reported, so it is text. [`Context`] adds what was being done; the group of steps
+//! A failure is never handled, only reported, so it is text. `Context` adds what was being done; the group of steps
 //! (`group.rs`) adds consoles and logs when it reports.
 
 use std::fmt::{self, Debug, Display};

@@ -2,7 +2,7 @@
 //!
 //! Booting guests costs seconds, so tests of one set-up run as steps of one `#[test]`. A step that fails does not stop
 //! those after it, unless the switch has ended: then nothing that follows could tell anything. Each step prints its
-//! result and duration as it ends; [`Group::finish`] fails if any step did.
+//! result and duration as it ends; `Group::finish` fails if any step did.
 
 use std::time::{Duration, Instant};
 

@@ -2,8 +2,8 @@
 //!
 //! A guest is one QEMU with a virtio-net device per vhost-user socket. Its console, the agent's socket and QEMU's
 //! monitor are files in a folder of its own. The agent (`guests/init`) runs one shell command at a time; longer work is
-//! a [`Job`] inside the guest. [`Guest::spawn`] returns at once, so that several guests boot side by side;
-//! [`Guest::wait_ready`] then waits for each.
+//! a `Job` inside the guest. `Guest::spawn` returns at once, so that several guests boot side by side;
+//! `Guest::wait_ready` then waits for each.
 
 use std::env;
 use std::io::{ErrorKind, Read, Write};

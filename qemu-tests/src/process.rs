@@ -3,7 +3,7 @@
 //! # Invariants
 //! 1. A child gets SIGKILL when the thread that started it ends (PR_SET_PDEATHSIG), so even an aborted test run leaves
 //!    nothing behind. Whoever starts a process must keep its own thread as long as the process is needed.
-//! 2. Only processes started here are signalled, through a [`Child`] that was not yet reaped, so a process id cannot
+//! 2. Only processes started here are signalled, through a `Child` that was not yet reaped, so a process id cannot
 //!    have been reused.
 
 #![allow(unsafe_code, reason = "prctl and setns between fork and exec, kill")]
