@@ -16,6 +16,10 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// The longest that a live migration may take.
 const MIGRATION_LIMIT: Duration = Duration::from_secs(60);
 
+/// The longest stop of the guest that QEMU may plan; its default of 300 ms would be most of what the tests allow for the
+/// whole outage.
+const DOWNTIME_LIMIT_MS: u32 = 100;
+
 /// A connection to the monitor of one QEMU.
 #[derive(Debug)]
 pub struct Qmp {
@@ -50,6 +54,7 @@ impl Qmp {
 
     /// Moves the guest to the QEMU that listens on `socket`, and waits until it runs there.
     pub fn migrate(&mut self, socket: &Path) -> Result<()> {
+        self.execute("migrate-set-parameters", json!({ "downtime-limit": DOWNTIME_LIMIT_MS }))?;
         self.execute("migrate", json!({ "uri": format!("unix:{}", socket.display()) }))?;
         wait::until("the migration to complete", MIGRATION_LIMIT, || {
             let state = self.execute("query-migrate", json!({}))?;

@@ -52,7 +52,8 @@ fn a_guest_moves_between_ports() -> Result<()> {
     });
     group.step("what is received while moving arrives whole", |world| {
         // The switch writes into pages that were sent already: each must be marked dirty, or the copy is stale.
-        let fill = "dd if=/dev/urandom of=/tmp/sent bs=1M count=120 2>/dev/null; wc -c </tmp/sent; md5sum </tmp/sent";
+        let fill =
+            "dd if=/dev/urandom of=/tmp/sent bs=1M count=80 2>/dev/null; wc -c </tmp/sent; md5sum </tmp/sent";
         let sent = world.guests[PEER].run_for(fill, Duration::from_secs(60))?;
         // The fifo is a standard input without an end: at its end nc would close its side of the connection.
         let receive = "mkfifo /run/open; nc -l -p 9000 <>/run/open >/tmp/received";
@@ -64,7 +65,8 @@ fn a_guest_moves_between_ports() -> Result<()> {
         let taken = migrate(world, "right")?;
         world.guests[PEER].collect(&send, Duration::from_secs(60))?;
         world.guests[MOVER].collect(&receive, Duration::from_secs(60))?;
-        let received = world.guests[MOVER].run_for("wc -c </tmp/received; md5sum </tmp/received", Duration::from_secs(30))?;
+        let received = world.guests[MOVER]
+            .run_for("wc -c </tmp/received; md5sum </tmp/received", Duration::from_secs(30))?;
         ensure!(received == sent, "sent {sent}, received {received}");
         Ok(format!("in {:.2} s", taken.as_secs_f64()))
     });

@@ -86,8 +86,9 @@ fn vlans_are_apart_and_trunks_carry_tags() -> Result<()> {
         Ok("")
     });
     group.step("TCP crosses from trunk to access port with offloads", |world| {
-        inside(&mut world.guests[2], "ip link set eth1.20 down")?;
-        inside(&mut world.guests[2], "ip link set eth1.10 up")?;
+        for (vlan, state) in [(30, "down"), (20, "down"), (10, "up")] {
+            inside(&mut world.guests[2], &format!("ip link set eth1.{vlan} {state}"))?;
+        }
         world.guests[0].run("iperf3 -s -D")?;
         let report = world.guests[2]
             .run_for("ip netns exec trunk iperf3 -c 10.0.0.1 -t 3 -J", Duration::from_secs(20))?;
