@@ -26,14 +26,15 @@ root:
 	@(( EUID == 0 )) || { echo 'needs root: it makes network namespaces and TAP interfaces' >&2; exit 1; }
 
 demo: root build
-	cargo run --release --locked --quiet -p vsteer-qemu-tests --bin demo
+	cargo run --locked --quiet -p vsteer-qemu-tests --bin demo
 
+# The harness itself is built without optimisation, which is minutes faster; it drives the release build all the same.
 # DPDK's testpmd is an independent front-end; each of its libraries that is used is named. Guests are too heavy to run
 # side by side, so tests with guests run one after another. An ignored test would be a skipped one: there must be none.
 test: root build
 	@$(PACKAGES) dpdk librte-mempool-ring23 librte-net-virtio23 librte-net-vhost23
 	cargo test --release --locked --workspace --exclude vsteer-qemu-tests
-	cargo test --release --locked -p vsteer-qemu-tests -- --include-ignored --test-threads=1 --nocapture
+	cargo test --locked -p vsteer-qemu-tests -- --include-ignored --test-threads=1 --nocapture
 
 bench: root build
 	bench/bench.sh
