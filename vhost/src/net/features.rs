@@ -80,12 +80,14 @@ pub(crate) fn offered(options: OffloadOptions) -> u64 {
 }
 
 /// The protocol features that a port offers.
+///
+/// Without RESET_DEVICE, whose effect the daemon overdoes (it forgets the negotiated features, which QEMU does not repeat
+/// before it enables rings): a guest's reset stops the rings one by one, which is all there is to reset.
 pub(crate) fn offered_protocol() -> VhostUserProtocolFeatures {
     VhostUserProtocolFeatures::MQ
         | VhostUserProtocolFeatures::LOG_SHMFD
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
-        | VhostUserProtocolFeatures::RESET_DEVICE
 }
 
 /// The features that a front-end acknowledged.

@@ -10,7 +10,7 @@ mod backend;
 /// Where a port's front-ends come from.
 pub mod endpoint;
 
-/// A connection that is there already, on its way to the daemon.
+/// Between a front-end's socket and the daemon.
 mod relay;
 
 /// The thread that serves a port's front-ends, one connection after the other.

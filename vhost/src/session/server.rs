@@ -5,16 +5,17 @@
 //! is still there and goes on where the used index stands.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use parking_lot::Mutex;
 use vhost::vhost_user::{Error as ProtocolError, Listener};
-use vhost_user_backend::{Error as DaemonError, ShutdownHandle, VhostUserDaemon};
+use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
 use vm_memory::GuestMemoryAtomic;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -22,13 +23,13 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::backend::NetBackend;
 use super::endpoint::Endpoint;
 use super::{relay, vring};
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, MemoryFault};
 use crate::net::port::{PortFault, VhostPort};
 
 /// How long to wait before connecting again to a front-end that does not listen.
 const RECONNECT_MS: i32 = 200;
 
-/// Serves the front-ends of one port; stops and joins its thread when dropped.
+/// Serves the front-ends of one port; stops and joins its threads when dropped.
 #[derive(Debug)]
 pub struct Server {
     stop: Arc<Stop>,
@@ -43,7 +44,7 @@ pub struct Server {
 struct Stop {
     requested: AtomicBool,
     event: EventFd,
-    connection: Mutex<Option<ShutdownHandle>>,
+    connection: Mutex<Option<UnixStream>>,
 }
 
 impl std::fmt::Debug for Stop {
@@ -62,7 +63,8 @@ impl Stop {
         // The counter cannot overflow by being written once.
         let _ = self.event.write(1);
         if let Some(connection) = &*self.connection.lock() {
-            connection.shutdown();
+            // It may be closed already, which is what is wanted.
+            let _ = connection.shutdown(Shutdown::Both);
         }
     }
 
@@ -83,14 +85,15 @@ impl Server {
     /// Starts to serve `port` at `endpoint`, in a thread named after `name`.
     ///
     /// # Errors
-    /// The thread or its event descriptor cannot be made.
+    /// The thread, its event descriptor or its private socket cannot be made.
     pub fn start(name: &str, port: Arc<VhostPort>, endpoint: Endpoint) -> io::Result<Self> {
         let stop = Arc::new(Stop {
             requested: AtomicBool::new(false),
             event: EventFd::new(EFD_NONBLOCK)?,
             connection: Mutex::new(None),
         });
-        let session = Session { name: name.to_owned(), port, stop: Arc::clone(&stop) };
+        let session =
+            Session { name: name.to_owned(), port, stop: Arc::clone(&stop), door: PrivateDoor::new()? };
         let thread =
             thread::Builder::new().name(format!("vu-{name}")).spawn(move || session.run(endpoint))?;
         Ok(Self { stop, thread: Some(thread) })
@@ -107,18 +110,35 @@ impl Drop for Server {
     }
 }
 
+/// A listening socket that only we can reach: the way by which the daemon is given connections (see `relay.rs`).
+struct PrivateDoor {
+    listener: UnixListener,
+    path: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl PrivateDoor {
+    fn new() -> io::Result<Self> {
+        // Readable by its owner alone.
+        let directory = tempfile::Builder::new().prefix("vsteer-").tempdir()?;
+        let path = directory.path().join("door");
+        Ok(Self { listener: UnixListener::bind(&path)?, path, _directory: directory })
+    }
+}
+
 struct Session {
     name: String,
     port: Arc<VhostPort>,
     stop: Arc<Stop>,
+    door: PrivateDoor,
 }
 
 impl Session {
     fn run(self, endpoint: Endpoint) {
-        let result = match &endpoint {
-            Endpoint::Listen(listener) => self.listen(listener),
-            Endpoint::Connect(path) => self.connect(path),
-            Endpoint::Connected(stream) => self.connected(stream),
+        let result = match endpoint {
+            Endpoint::Listen(listener) => self.listen(&listener),
+            Endpoint::Connect(path) => self.connect(&path),
+            Endpoint::Connected(stream) => self.serve(&stream),
         };
         if let Err(error) = result {
             tracing::error!(port = self.name, %error, "the port's vhost-user socket failed; add the port again");
@@ -126,65 +146,57 @@ impl Session {
     }
 
     fn listen(&self, listener: &UnixListener) -> io::Result<()> {
-        let mut accepting = Listener::from(listener.try_clone()?);
+        // A front-end that goes before it is accepted must not leave us waiting.
+        listener.set_nonblocking(true)?;
         while !self.stop.requested() {
             self.stop.wait(Some(listener.as_raw_fd()), -1)?;
-            if !self.stop.requested() {
-                self.serve(|daemon| daemon.start(&mut accepting));
+            match listener.accept() {
+                Ok((front_end, _)) => self.serve(&front_end)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Out of descriptors or memory: the front-end waits in the backlog, and we must not spin.
+                Err(error) => {
+                    tracing::warn!(port = self.name, %error, "a front-end cannot be accepted");
+                    self.stop.wait(None, RECONNECT_MS)?;
+                }
             }
         }
         Ok(())
     }
 
     fn connect(&self, path: &Path) -> io::Result<()> {
-        let path = path.to_str().ok_or_else(|| io::Error::other("the path is not valid UTF-8"))?;
         while !self.stop.requested() {
-            // A front-end that does not listen yet is no fault; look at the socket before making a daemon for it.
-            if Path::new(path).exists() {
-                self.serve(|daemon| daemon.start_client(path));
+            // A front-end that does not listen yet is no fault.
+            if let Ok(front_end) = UnixStream::connect(path) {
+                self.serve(&front_end)?;
             }
             self.stop.wait(None, RECONNECT_MS)?;
         }
         Ok(())
     }
 
-    /// Serves the one connection that is there already, through a private socket (see `relay.rs`).
-    fn connected(&self, stream: &UnixStream) -> io::Result<()> {
-        let private = tempfile::tempdir()?;
-        let path = private.path().join("s");
-        let listener = UnixListener::bind(&path)?;
-        let near = UnixStream::connect(&path)?;
-        let far = stream.try_clone()?;
-        let relay =
-            thread::Builder::new().name(format!("vu-{}-relay", self.name)).spawn(|| relay::run(far, near))?;
-        let mut accepting = Listener::from(listener);
-        self.serve(|daemon| daemon.start(&mut accepting));
-        // The relay ends with either side; the daemon's side is closed now.
-        let _ = relay.join();
-        Ok(())
-    }
-
     /// Serves one connection from its start to its end.
-    fn serve(&self, start: impl FnOnce(&mut VhostUserDaemon<Arc<NetBackend>>) -> Result<(), DaemonError>) {
+    ///
+    /// # Errors
+    /// This process lacks what it takes; what the front-end does wrong is the port's fault and no error here.
+    fn serve(&self, front_end: &UnixStream) -> io::Result<()> {
+        front_end.set_nonblocking(false)?;
+        *self.stop.connection.lock() = Some(front_end.try_clone()?);
+        if self.stop.requested() {
+            self.stop.request();
+        }
         let backend = Arc::new(NetBackend::new(Arc::clone(&self.port)));
         let memory = GuestMemoryAtomic::new(GuestMemory::new());
-        let daemon = vring::collect(&self.port, || {
+        let mut daemon = vring::collect(&self.port, || {
             VhostUserDaemon::new(format!("vu-{}", self.name), Arc::clone(&backend), memory)
-        });
-        let mut daemon = match daemon {
-            Ok(daemon) => daemon,
-            Err(error) => return tracing::error!(port = self.name, %error, "cannot serve the front-end"),
-        };
-        if let Err(error) = start(&mut daemon) {
-            // In client mode this is a front-end that is not there yet.
-            return tracing::debug!(port = self.name, %error, "no connection");
-        }
+        })
+        .map_err(|error| io::Error::other(error.to_string()))?;
+        let near = UnixStream::connect(&self.door.path)?;
+        let mut far = Listener::from(self.door.listener.try_clone()?);
+        daemon.start(&mut far).map_err(|error| io::Error::other(error.to_string()))?;
+
         self.port.connected();
         tracing::info!(port = self.name, "front-end connected");
-        *self.stop.connection.lock() = daemon.shutdown_handle();
-        if self.stop.requested() {
-            daemon.request_shutdown();
-        }
+        relay::run(front_end, &near);
         let end = daemon.wait();
         *self.stop.connection.lock() = None;
         let fault = end.err().and_then(|error| fault_of(&error, backend.memory_fault.lock().take()));
@@ -193,11 +205,12 @@ impl Session {
             Some(_) => tracing::warn!(port = self.name, "front-end cut off"),
         }
         self.port.disconnected(fault);
+        Ok(())
     }
 }
 
 /// What the end of a connection says of the front-end; `None` if it simply went.
-fn fault_of(error: &DaemonError, memory: Option<crate::memory::MemoryFault>) -> Option<PortFault> {
+fn fault_of(error: &DaemonError, memory: Option<MemoryFault>) -> Option<PortFault> {
     if let Some(fault) = memory {
         return Some(PortFault::Memory(fault));
     }
