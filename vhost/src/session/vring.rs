@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use vhost_user_backend::{VringMutex, VringStateGuard, VringStateMutGuard, VringT};
@@ -44,6 +45,9 @@ struct Target {
 #[derive(Clone)]
 pub(super) struct Vring {
     state: VringMutex<Memory>,
+    /// The size that the front-end asked for. The daemon's own state keeps its old size when this one is no power of two,
+    /// and says nothing.
+    size: Arc<AtomicU16>,
     target: Arc<OnceLock<Target>>,
 }
 
@@ -58,7 +62,7 @@ impl Vring {
         let state = self.state.get_ref();
         let queue = state.get_queue();
         RingSetup {
-            size: queue.size(),
+            size: self.size.load(Ordering::Relaxed),
             descriptors: GuestAddr(queue.desc_table()),
             avail: GuestAddr(queue.avail_ring()),
             used: GuestAddr(queue.used_ring()),
@@ -76,7 +80,11 @@ impl<'a> VringStateMutGuard<'a, Memory> for Vring {
 
 impl VringT<Memory> for Vring {
     fn new(memory: Memory, max_queue_size: u16) -> Result<Self, QueueError> {
-        let ring = Self { state: VringMutex::new(memory, max_queue_size)?, target: Arc::default() };
+        let ring = Self {
+            state: VringMutex::new(memory, max_queue_size)?,
+            size: Arc::new(AtomicU16::new(max_queue_size)),
+            target: Arc::default(),
+        };
         MADE.with_borrow_mut(|made| made.push(ring.clone()));
         Ok(ring)
     }
@@ -140,6 +148,8 @@ impl VringT<Memory> for Vring {
     }
 
     fn set_queue_size(&self, size: u16) {
+        // Relaxed: only the session thread touches it.
+        self.size.store(size, Ordering::Relaxed);
         self.state.set_queue_size(size);
     }
 
