@@ -106,21 +106,24 @@ pub(crate) fn dequeue(
     result
 }
 
-/// Takes everything available and forgets it; returns how many frames.
-pub(crate) fn discard(ring: &mut SplitRing, scratch: &mut Scratch) -> Result<u64, RingFault> {
-    let mut discarded = 0;
+/// Takes everything available and counts it as dropped: the queue is disabled.
+pub(crate) fn discard(
+    ring: &mut SplitRing,
+    scratch: &mut Scratch,
+    counters: &PortCounters,
+) -> Result<(), RingFault> {
     // Bound: one look at the available index, which is at most the ring's size ahead.
     for _ in 0..usize::from(ring.size()).div_ceil(BURST) {
         let count = ring.load_heads(&mut scratch.chains)?;
         for chain in &scratch.chains[..count] {
             ring.stage_used(chain.head, 0);
         }
-        discarded += count as u64;
+        counters.dropped(DropReason::QueueDisabled, count as u64);
         if count < BURST {
             break;
         }
     }
-    Ok(discarded)
+    Ok(())
 }
 
 fn check(

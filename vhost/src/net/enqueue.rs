@@ -79,7 +79,9 @@ pub(crate) fn enqueue(
     let (mut pkts, mut bytes) = (0, 0);
     let mut result = scratch.load(ring, frames.len());
     let mut left = frames.iter();
-    while let (Ok(()), Some(frame)) = (result, left.next()) {
+    while result.is_ok()
+        && let Some(frame) = left.next()
+    {
         let total = header_len + frame.len();
         // 1. The common case: the next chain is one buffer, and the frame fits it.
         let single = if scratch.next < scratch.loaded { scratch.single[scratch.next] } else { None };
@@ -136,16 +138,35 @@ fn place(
     frame: &Frame<'_>,
     scratch: &mut Scratch,
 ) -> Result<Result<(), DropReason>, RingFault> {
-    let mut missing = negotiated.header_len() + frame.len();
     let mut buffers = 0;
+    let outcome = collect(ring, negotiated, frame, scratch, &mut buffers);
+    if let Ok(Ok(())) = outcome {
+        scatter(ring, negotiated, frame, buffers, &scratch.pieces);
+    } else {
+        ring.unstage(buffers);
+        scratch.forget();
+    }
+    outcome
+}
+
+/// Stages chains until they hold the frame, and remembers their pieces; `buffers` counts what was staged, also when the
+/// frame cannot be placed.
+fn collect(
+    ring: &mut SplitRing,
+    negotiated: Negotiated,
+    frame: &Frame<'_>,
+    scratch: &mut Scratch,
+    buffers: &mut u16,
+) -> Result<Result<(), DropReason>, RingFault> {
+    let mut missing = negotiated.header_len() + frame.len();
     scratch.pieces.clear();
     // Bound: each round stages a chain, and a ring cannot give more than it holds.
-    let refused = loop {
+    loop {
         if scratch.next == scratch.loaded {
             scratch.load(ring, BURST)?;
         }
         if scratch.loaded == 0 {
-            break Some(DropReason::NoGuestBuffer);
+            return Ok(Err(DropReason::NoGuestBuffer));
         }
         let chain = scratch.chains[scratch.next];
         let before = missing;
@@ -159,21 +180,14 @@ fn place(
         scratch.next += 1;
         #[allow(clippy::cast_possible_truncation, reason = "frames are shorter than 128 KiB")]
         ring.stage_used(chain.head, (before - missing) as u32);
-        buffers += 1;
+        *buffers += 1;
         if missing == 0 {
-            break None;
+            return Ok(Ok(()));
         }
         if !negotiated.mergeable() || scratch.pieces.len() == MAX_PIECES {
-            break Some(DropReason::GuestBufferTooSmall);
+            return Ok(Err(DropReason::GuestBufferTooSmall));
         }
-    };
-    if let Some(reason) = refused {
-        ring.unstage(buffers);
-        scratch.forget();
-        return Ok(Err(reason));
     }
-    scatter(ring, negotiated, frame, buffers, &scratch.pieces);
-    Ok(Ok(()))
 }
 
 /// Copies header, head and tail over `pieces`, which together have exactly their length.

@@ -225,8 +225,7 @@ impl VhostPort {
             dequeue::dequeue(ring, self.negotiated(), self.id, burst, &mut scratch.dequeue, counters)
         } else {
             // A started but disabled transmitq is drained and discarded (vhost-user "Ring states").
-            dequeue::discard(ring, &mut scratch.dequeue)
-                .map(|frames| counters.dropped(DropReason::QueueDisabled, frames))
+            dequeue::discard(ring, &mut scratch.dequeue, counters)
         };
         let received = Received { port: self, queue: 2 * pair + 1, state, fault: result.err() };
         if burst.is_empty() {
@@ -281,6 +280,9 @@ impl VhostPort {
     /// Stops the port: its guest broke a rule. The session stays, so that the guest can reset the device.
     fn breaks(&self, queue: usize, fault: RingFault, state: &QueueState) {
         self.broken.store(true, Ordering::Relaxed);
+        // Memory that is gone reads as zero, and a ring of zeroes breaks other rules as well.
+        let shrank = state.ring.as_ref().is_some_and(|ring| ring.layout().memory().shrank());
+        let fault = if shrank { RingFault::MemoryShrank } else { fault };
         let mut link = self.link.lock();
         link.fault = Some(PortFault::Ring { queue, fault });
         link.unreported = true;

@@ -80,6 +80,7 @@ impl SplitRing {
     pub(crate) fn relocate(&mut self, setup: RingSetup, memory: Arc<RegionTable>) -> Result<(), RingFault> {
         self.layout = RingLayout::new(&setup, memory)?;
         self.setup = setup;
+        self.seen_avail = self.next_avail.wrapping_add(self.staged);
         Ok(())
     }
 
@@ -109,8 +110,10 @@ impl SplitRing {
     /// Looks at up to `chains.len()` available chains, beyond those staged, and reads the first descriptor of each; returns
     /// how many. Nothing is taken yet.
     ///
+    /// A head that is no descriptor ends the look; what came before it is served first.
+    ///
     /// # Errors
-    /// The available index jumped, or a head is no descriptor.
+    /// The available index jumped, or the first head is no descriptor.
     #[inline]
     pub(crate) fn load_heads(&mut self, chains: &mut [AvailChain]) -> Result<usize, RingFault> {
         let start = self.next_avail.wrapping_add(self.staged);
@@ -126,11 +129,12 @@ impl SplitRing {
             self.layout.prefetch_descriptor(chain.head);
             position = position.wrapping_add(1);
         }
-        for chain in &mut chains[..count] {
-            chain.first = self
-                .layout
-                .descriptor(chain.head)
-                .ok_or(RingFault::DescriptorIndex { index: chain.head, size: self.size() })?;
+        for (good, chain) in chains[..count].iter_mut().enumerate() {
+            match self.layout.descriptor(chain.head) {
+                Some(first) => chain.first = first,
+                None if good > 0 => return Ok(good),
+                None => return Err(RingFault::DescriptorIndex { index: chain.head, size: self.size() }),
+            }
         }
         Ok(count)
     }
@@ -138,7 +142,8 @@ impl SplitRing {
     /// Reads the available index afresh.
     fn look(&mut self) -> Result<u16, RingFault> {
         let avail = self.layout.avail_idx();
-        if avail.wrapping_sub(self.next_avail) > self.size() {
+        // Behind what is staged is as wrong as beyond the ring: the guest took back what it had made available.
+        if !(self.staged..=self.size()).contains(&avail.wrapping_sub(self.next_avail)) {
             return Err(RingFault::AvailIndexJump { from: self.next_avail, to: avail, size: self.size() });
         }
         self.seen_avail = avail;

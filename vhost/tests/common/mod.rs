@@ -9,7 +9,9 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::io::Read;
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +24,7 @@ use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 use vsteer_switch::counters::PortCounters;
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::packet::{BURST, Burst, Frame, Offload, Segment};
@@ -117,7 +120,10 @@ pub(crate) struct Memory {
 impl Memory {
     /// Memory of regions `(guest address, length)`.
     pub(crate) fn new(regions: &[(u64, u64)]) -> Self {
-        let files: Vec<File> = regions.iter().map(|&(_, len)| memfd(len)).collect();
+        Self::of_files(regions, regions.iter().map(|&(_, len)| memfd(len)).collect())
+    }
+
+    fn of_files(regions: &[(u64, u64)], files: Vec<File>) -> Self {
         let ranges: Vec<_> = regions
             .iter()
             .zip(&files)
@@ -128,6 +134,12 @@ impl Memory {
             .collect();
         let map = GuestMemoryMmap::from_ranges_with_files(ranges).unwrap();
         Self { map, files, regions: regions.to_vec(), cursors: regions.iter().map(|r| r.0).collect() }
+    }
+
+    /// A second mapping of the same memory, for another thread.
+    pub(crate) fn view(&self) -> Self {
+        let files = self.files.iter().map(|file| file.try_clone().unwrap()).collect();
+        Self::of_files(&self.regions, files)
     }
 
     /// Unused bytes of region `region`.
@@ -275,7 +287,8 @@ impl DriverQueue {
             let slot = u64::from(self.used_idx & (self.size - 1));
             let entry = memory.read(self.used + 4 + 8 * slot, 8);
             let head = u32::from_le_bytes(entry[..4].try_into().unwrap()) as u16;
-            self.free.extend(self.chains.remove(&head).expect("the device used a chain that was not offered"));
+            self.free
+                .extend(self.chains.remove(&head).expect("the device used a chain that was not offered"));
             used.push((head, u32::from_le_bytes(entry[4..].try_into().unwrap())));
             self.used_idx = self.used_idx.wrapping_add(1);
         }
@@ -516,12 +529,7 @@ impl Default for Worker {
 
 impl Worker {
     /// Receives one burst from `pair`, copied out.
-    pub(crate) fn receive(
-        &mut self,
-        port: &VhostPort,
-        pair: usize,
-        counters: &PortCounters,
-    ) -> Vec<Vec<u8>> {
+    pub(crate) fn receive(&mut self, port: &VhostPort, pair: usize, counters: &PortCounters) -> Vec<Vec<u8>> {
         let Some(received) = port.receive(pair, &mut self.burst, &mut self.scratch, counters) else {
             return Vec::new();
         };
@@ -529,6 +537,30 @@ impl Worker {
         self.burst.clear();
         received.complete();
         frames
+    }
+
+    /// Moves one burst from `from` to `to`, tails straight from guest to guest; returns how many packets were received.
+    pub(crate) fn forward(
+        &mut self,
+        (from, from_counters): (&VhostPort, &PortCounters),
+        (to, to_counters): (&VhostPort, &PortCounters),
+    ) -> usize {
+        let Some(received) = from.receive(0, &mut self.burst, &mut self.scratch, from_counters) else {
+            return 0;
+        };
+        let count = self.burst.len();
+        let frames: Vec<Frame<'_>> = (0..count).map(|i| self.burst.frame(i)).collect();
+        match to.transmit(0) {
+            Ok(mut transmitter) => {
+                transmitter.send(&frames, &mut self.scratch, to_counters);
+                transmitter.finish();
+            }
+            Err(reason) => to_counters.dropped(reason, count as u64),
+        }
+        drop(frames);
+        self.burst.clear();
+        received.complete();
+        count
     }
 
     /// Transmits up to [`BURST`] frames with flow hash `hash`; a port that takes nothing counts them too.
@@ -643,7 +675,11 @@ pub(crate) fn exercise(host: &mut Host, guest: &mut MockGuest, seed: u64) {
     assert_eq!(used.len(), frames.len());
     for (i, (frame, (_, len))) in frames.iter().zip(used).enumerate() {
         assert_eq!(len as usize, header + frame.len());
-        assert_eq!(&guest.memory.read(guest.slot(1024 + i), len as usize)[header..], frame, "switch to guest");
+        assert_eq!(
+            &guest.memory.read(guest.slot(1024 + i), len as usize)[header..],
+            frame,
+            "switch to guest"
+        );
     }
     let after = (host.counters.rx_pkts.get(), host.counters.tx_pkts.get(), all_drops(&host.counters));
     assert_eq!(after, (before.0 + count, before.1 + count, before.2), "counters");
@@ -696,4 +732,99 @@ impl MockGuest {
     pub(crate) fn frontend_base(&self, index: usize) -> u32 {
         self.frontend.get_vring_base(index).unwrap()
     }
+}
+
+/// vhost-user request codes (vhost-user "Front-end message types").
+pub(crate) mod code {
+    pub(crate) const GET_FEATURES: u32 = 1;
+    pub(crate) const SET_FEATURES: u32 = 2;
+    pub(crate) const SET_OWNER: u32 = 3;
+    pub(crate) const RESET_OWNER: u32 = 4;
+    pub(crate) const SET_MEM_TABLE: u32 = 5;
+    pub(crate) const SET_LOG_BASE: u32 = 6;
+    pub(crate) const SET_LOG_FD: u32 = 7;
+    pub(crate) const SET_VRING_NUM: u32 = 8;
+    pub(crate) const SET_VRING_ADDR: u32 = 9;
+    pub(crate) const SET_VRING_BASE: u32 = 10;
+    pub(crate) const GET_VRING_BASE: u32 = 11;
+    pub(crate) const SET_VRING_KICK: u32 = 12;
+    pub(crate) const SET_VRING_CALL: u32 = 13;
+    pub(crate) const SET_VRING_ERR: u32 = 14;
+    pub(crate) const GET_PROTOCOL_FEATURES: u32 = 15;
+    pub(crate) const SET_PROTOCOL_FEATURES: u32 = 16;
+    pub(crate) const GET_QUEUE_NUM: u32 = 17;
+    pub(crate) const SET_VRING_ENABLE: u32 = 18;
+    pub(crate) const SEND_RARP: u32 = 19;
+    pub(crate) const GET_MAX_MEM_SLOTS: u32 = 36;
+    pub(crate) const ADD_MEM_REG: u32 = 37;
+    pub(crate) const REM_MEM_REG: u32 = 38;
+}
+
+/// A message of the protocol: header and body.
+pub(crate) fn message(code: u32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(12 + body.len());
+    for word in [code, 1, body.len() as u32] {
+        bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+pub(crate) fn words64(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+pub(crate) fn words32(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// The body of SET_MEM_TABLE for regions `(guest address, length, front-end address, offset in the file)`.
+pub(crate) fn memory_table(regions: &[[u64; 4]]) -> Vec<u8> {
+    let mut body = words32(&[regions.len() as u32, 0]);
+    for region in regions {
+        body.extend(words64(region));
+    }
+    body
+}
+
+/// A front-end that says whatever the test wants.
+pub(crate) struct RawFrontend(pub(crate) UnixStream);
+
+impl RawFrontend {
+    pub(crate) fn connect(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(stream)
+    }
+
+    /// Sends bytes and descriptors; the other side may have hung up.
+    pub(crate) fn send_bytes(&self, bytes: &[u8], fds: &[RawFd]) {
+        let _ = self.0.send_with_fds(&[bytes], fds);
+    }
+
+    pub(crate) fn send(&self, code: u32, body: &[u8], fds: &[RawFd]) {
+        self.send_bytes(&message(code, body), fds);
+    }
+
+    /// Asks for the features and waits for the answer: every message before it was served.
+    pub(crate) fn sync(&mut self) -> bool {
+        self.send(code::GET_FEATURES, &[], &[]);
+        self.0.read_exact(&mut [0; 20]).is_ok()
+    }
+
+    /// Negotiates, and sends a memory table of one region at `start`.
+    pub(crate) fn negotiate(&self) {
+        self.send(code::SET_OWNER, &[], &[]);
+        self.send(code::SET_PROTOCOL_FEATURES, &words64(&[wanted_protocol().bits()]), &[]);
+        self.send(code::SET_FEATURES, &words64(&[VERSION_1 | MRG_RXBUF | PROTOCOL_FEATURES]), &[]);
+    }
+}
+
+/// The next front-end at the same endpoint is well-behaved, and is served.
+pub(crate) fn serves_the_next(host: &mut Host) {
+    let mut guest = MockGuest::connect(&host.path, &Config::default());
+    assert_eq!(host.fault(), None, "the fault of the last guest is gone");
+    exercise(host, &mut guest, 1);
+    drop(guest);
+    host.wait_disconnected();
 }
