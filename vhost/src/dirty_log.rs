@@ -9,14 +9,17 @@
 //! vhost-user "Migration", `SET_LOG_BASE`.
 
 use std::io;
+use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
 use vhost_user_backend::bitmap::{AtomicBitmapMmap, BitmapReplace, MemRegionBitmap, MmapLogReg};
 use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};
 use vm_memory::mmap::NewBitmap;
 use vm_memory::{Address, GuestMemoryRegion};
+
+use crate::sigbus;
 
 const LOG_PAGE_BYTES: u64 = 4096;
 
@@ -26,6 +29,9 @@ const LOG_PAGE_BYTES: u64 = 4096;
 /// 1. The bitmap has a bit for every page from `first_page` to `first_page + page_count`.
 #[derive(Debug)]
 pub struct RegionLog {
+    /// Before `memory`, so that it is dropped first. The front-end can truncate the log as it can truncate memory.
+    _watch: sigbus::Watch,
+    shrank: Arc<AtomicBool>,
     memory: Arc<MmapLogReg>,
     first_page: u64,
     page_count: u64,
@@ -35,11 +41,13 @@ impl MemRegionBitmap for RegionLog {
     fn new<R: GuestMemoryRegion>(region: &R, memory: Arc<MmapLogReg>) -> io::Result<Self> {
         // The library's own bitmap checks that the log covers the region; it does not say how long the log is.
         AtomicBitmapMmap::new(region, Arc::clone(&memory))?;
-        Ok(Self {
-            memory,
-            first_page: region.start_addr().raw_value() / LOG_PAGE_BYTES,
-            page_count: region.len().div_ceil(LOG_PAGE_BYTES),
-        })
+        let first_page = region.start_addr().raw_value() / LOG_PAGE_BYTES;
+        let page_count = region.len().div_ceil(LOG_PAGE_BYTES);
+        let bytes = usize::try_from((first_page + page_count).div_ceil(8)).map_err(io::Error::other)?;
+        let shrank = Arc::new(AtomicBool::new(false));
+        let watch = sigbus::Watch::new(NonNull::from(&memory[0]).cast(), bytes, Arc::clone(&shrank))
+            .ok_or_else(|| io::Error::other("too many memory regions in all ports together"))?;
+        Ok(Self { _watch: watch, shrank, memory, first_page, page_count })
     }
 }
 
@@ -51,10 +59,11 @@ impl MemRegionBitmap for RegionLog {
 pub struct DirtyLog(Arc<ArcSwapOption<RegionLog>>);
 
 impl DirtyLog {
-    /// Marks the pages of `len` bytes at `offset` into the region as written.
-    pub(crate) fn mark(&self, offset: usize, len: usize) {
-        let Some(log) = &*self.0.load() else { return };
-        let Some(last) = len.checked_sub(1) else { return };
+    /// Marks the pages of `len` bytes at `offset` into the region as written; false if the log was truncated, and marks
+    /// were lost.
+    pub(crate) fn mark(&self, offset: usize, len: usize) -> bool {
+        let Some(log) = &*self.0.load() else { return true };
+        let Some(last) = len.checked_sub(1) else { return true };
         let first = offset as u64 / LOG_PAGE_BYTES;
         let last = (offset + last) as u64 / LOG_PAGE_BYTES;
         for page in first..=last.min(log.page_count.saturating_sub(1)) {
@@ -64,6 +73,8 @@ impl DirtyLog {
             let byte = &log.memory[(bit / 8) as usize];
             byte.fetch_or(1 << (bit % 8), Ordering::Relaxed);
         }
+        // Relaxed: the handler ran on this thread if it ran for us.
+        !log.shrank.load(Ordering::Relaxed)
     }
 
     /// The shared bitmap, if the front-end sent one.
@@ -106,7 +117,7 @@ impl BitmapSlice for DirtyLog {}
 /// makes need no offsets.
 impl Bitmap for DirtyLog {
     fn mark_dirty(&self, offset: usize, len: usize) {
-        self.mark(offset, len);
+        let _ = self.mark(offset, len);
     }
 
     fn dirty_at(&self, offset: usize) -> bool {

@@ -236,7 +236,7 @@ impl RegionTable {
         self.regions.is_empty()
     }
 
-    /// Whether the file behind a region was found shorter than the region while it was in use.
+    /// Whether the file behind a region, or behind its dirty log, was found too short while it was in use.
     #[inline]
     pub(crate) fn shrank(&self) -> bool {
         // Relaxed: the flag stands alone, and the handler ran on the thread that touched the memory.
@@ -274,7 +274,9 @@ impl RegionTable {
     pub(crate) fn log_write(&self, span: &Span, len: usize) {
         let region = &self.regions[usize::from(span.region)];
         let offset = span.host.as_ptr() as usize - region.host.as_ptr() as usize;
-        region.log.mark(offset, len);
+        if !region.log.mark(offset, len) {
+            self.shrank.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Carries the dirty log of `old` over to the regions that have none: a front-end that changes its memory table while
