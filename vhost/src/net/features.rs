@@ -148,6 +148,7 @@ impl Negotiated {
         RingFeatures {
             event_idx: self.has(VIRTIO_RING_F_EVENT_IDX),
             indirect: self.has(VIRTIO_RING_F_INDIRECT_DESC),
+            notify_on_empty: self.has(VIRTIO_F_NOTIFY_ON_EMPTY),
             logging: self.has(VHOST_F_LOG_ALL),
         }
     }

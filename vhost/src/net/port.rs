@@ -518,14 +518,14 @@ impl VhostPort {
 
     pub(crate) fn set_call(&self, queue: usize, call: Option<File>) {
         let mut state = self.queue(queue).0.lock();
-        state.call = call.map(Notifier::new);
+        state.call = call.and_then(Notifier::new);
         if let (Some(call), true) = (&state.call, state.ring.is_some()) {
             call.notify();
         }
     }
 
     pub(crate) fn set_error(&self, queue: usize, error: Option<File>) {
-        self.queue(queue).0.lock().error = error.map(Notifier::new);
+        self.queue(queue).0.lock().error = error.and_then(Notifier::new);
     }
 
     pub(crate) fn set_negotiated(&self, features: Negotiated) {

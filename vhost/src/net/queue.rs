@@ -35,13 +35,17 @@ pub trait KickPoller: Send + Sync {
 pub(crate) struct Notifier(File);
 
 impl Notifier {
-    /// Takes `file`, and keeps it from blocking the writer.
-    pub(crate) fn new(file: File) -> Self {
+    /// Takes `file`, and keeps it from blocking the writer. A regular file is no event descriptor, and a write to it can
+    /// block whatever its flags say: `None`.
+    pub(crate) fn new(file: File) -> Option<Self> {
+        if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            return None;
+        }
         // SAFETY: the descriptor is open, and F_GETFL takes no argument.
         let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
         // SAFETY: the descriptor is open; F_SETFL takes an int. A failure leaves the flags as they were.
         unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags.max(0) | libc::O_NONBLOCK) };
-        Self(file)
+        Some(Self(file))
     }
 
     /// Tells the other side. A full counter means that it was told already; a closed one that nobody listens.

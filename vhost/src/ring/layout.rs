@@ -203,6 +203,12 @@ impl RingLayout {
         }
     }
 
+    /// Marks the place of a wish for kicks as written, for live migration.
+    pub(crate) fn log_kick_wish(&self, event_idx: bool) {
+        let offset = if event_idx { 4 + 8 * usize::from(self.size) } else { 0 };
+        self.memory.log_write(&self.used_span.skip(offset), 2);
+    }
+
     #[inline]
     fn avail_cell(&self, word: usize) -> &AtomicU16 {
         debug_assert!(word < 3 + usize::from(self.size));

@@ -37,9 +37,7 @@ pub(crate) struct SplitRing {
     /// The available index when it was last read: entries up to it need no new look at the guest's cache line.
     seen_avail: u16,
     calls: CallState,
-    event_idx: bool,
-    indirect: bool,
-    logging: bool,
+    features: RingFeatures,
 }
 
 /// What of a ring's behaviour was negotiated.
@@ -47,6 +45,8 @@ pub(crate) struct SplitRing {
 pub(crate) struct RingFeatures {
     pub(crate) event_idx: bool,
     pub(crate) indirect: bool,
+    /// The guest wants a call when the ring runs empty, whatever else it wishes (virtio 1.3 §6.3, legacy drivers).
+    pub(crate) notify_on_empty: bool,
     /// The guest is migrating: every write is logged.
     pub(crate) logging: bool,
 }
@@ -70,9 +70,7 @@ impl SplitRing {
             staged: 0,
             seen_avail: next_avail,
             calls: CallState::default(),
-            event_idx: features.event_idx,
-            indirect: features.indirect,
-            logging: features.logging,
+            features,
         })
     }
 
@@ -89,9 +87,7 @@ impl SplitRing {
     }
 
     pub(crate) fn set_features(&mut self, features: RingFeatures) {
-        self.event_idx = features.event_idx;
-        self.indirect = features.indirect;
-        self.logging = features.logging;
+        self.features = features;
     }
 
     /// How many chains were taken in all, modulo 2^16: what the front-end stores as the ring's base.
@@ -158,7 +154,7 @@ impl SplitRing {
     /// Starts to walk a chain.
     #[inline]
     pub(crate) fn walk(&self, chain: &AvailChain) -> ChainReader<'_> {
-        ChainReader::new(&self.layout, chain.first, self.indirect)
+        ChainReader::new(&self.layout, chain.first, self.features.indirect)
     }
 
     /// Takes the next available chain, whose head is `head`, and writes its used entry without publishing it.
@@ -180,7 +176,7 @@ impl SplitRing {
         if self.staged == 0 {
             return false;
         }
-        if self.logging {
+        if self.features.logging {
             self.layout.log_used(self.next_used, self.staged);
         }
         self.next_avail = self.next_avail.wrapping_add(self.staged);
@@ -193,20 +189,22 @@ impl SplitRing {
     /// Records that `len` bytes were written at the start of `span`, if anybody wants to know.
     #[inline]
     pub(crate) fn log_write(&self, span: &Span, len: usize) {
-        if self.logging {
+        if self.features.logging {
             self.layout.memory().log_write(span, len);
         }
     }
 
     /// Whether the guest wants a call for what was published since the last question.
     pub(crate) fn needs_call(&mut self) -> bool {
-        self.calls.needed(&self.layout, self.event_idx, self.next_used)
+        let wanted = self.calls.needed(&self.layout, self.features.event_idx, self.next_used);
+        wanted || self.features.notify_on_empty && self.layout.avail_idx() == self.next_avail
     }
 
     /// Tells the guest that the ring is being polled, so that it need not kick.
     pub(crate) fn suppress_kicks(&mut self) {
-        if !self.event_idx {
+        if !self.features.event_idx {
             self.layout.set_used_no_notify(true);
+            self.log_kick_wish();
         }
         // With EVENT_IDX the event index simply stays where it is: the guest kicks once when it passes it.
     }
@@ -216,7 +214,14 @@ impl SplitRing {
     /// # Errors
     /// The available index jumped.
     pub(crate) fn request_kick(&mut self) -> Result<bool, RingFault> {
-        super::notify::request_kick(&self.layout, self.event_idx, self.next_avail);
+        super::notify::request_kick(&self.layout, self.features.event_idx, self.next_avail);
+        self.log_kick_wish();
         self.has_available()
+    }
+
+    fn log_kick_wish(&self) {
+        if self.features.logging {
+            self.layout.log_kick_wish(self.features.event_idx);
+        }
     }
 }
