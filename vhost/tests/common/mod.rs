@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![allow(unsafe_code, reason = "memfd_create, and segments of our own memory")]
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
@@ -511,6 +512,8 @@ pub(crate) struct Host {
     pub(crate) path: PathBuf,
     pub(crate) counters: PortCounters,
     pub(crate) server: Option<Server>,
+    /// Connections that [`wait_disconnected`](Self::wait_disconnected) has seen the end of.
+    ended: Cell<u64>,
     worker: Worker,
     _dir: TempDir,
 }
@@ -623,6 +626,7 @@ impl Host {
             path,
             counters: PortCounters::default(),
             server: Some(server),
+            ended: Cell::new(0),
             worker: Worker::default(),
             _dir: dir,
         }
@@ -650,9 +654,16 @@ impl Host {
         self.counters.drops(reason)
     }
 
-    /// Waits for the session to end.
+    /// Waits for a session to begin, unless it has, and to end.
     pub(crate) fn wait_disconnected(&self) {
-        wait_until("the session ends", || !self.port.status().connected);
+        wait_until("the session ends", || {
+            let status = self.port.status();
+            let ended = status.connections > self.ended.get() && !status.connected;
+            if ended {
+                self.ended.set(status.connections);
+            }
+            ended
+        });
     }
 }
 
@@ -827,4 +838,13 @@ pub(crate) fn serves_the_next(host: &mut Host) {
     exercise(host, &mut guest, 1);
     drop(guest);
     host.wait_disconnected();
+}
+
+/// Any descriptor, dressed as an event descriptor: the frontend does not look at it.
+pub(crate) fn event_of(fd: RawFd) -> EventFd {
+    // SAFETY: duplicates a descriptor of the caller's.
+    let copy = unsafe { libc::dup(fd) };
+    assert!(copy >= 0, "dup");
+    // SAFETY: the copy was just made and belongs to nobody else.
+    unsafe { EventFd::from_raw_fd(copy) }
 }
