@@ -147,14 +147,16 @@ fn software_egress(sender: &mut Guest, receiver: &mut Guest, address: &str) -> R
     let tcp = sender.iperf(address, 3, "")?;
     receiver.attempt("killall tcpdump", Duration::from_secs(5))?;
     ensure!(udp.lost_percent < 1.0, "UDP: {udp}");
-    let wrong = receiver
-        .run("sleep 1; tcpdump -vv -nr /tmp/in.pcap 2>/dev/null | grep -ciE 'incorrect|bad (udp )?cksum' ; true")?;
+    let wrong = receiver.run(
+        "sleep 1; tcpdump -vv -nr /tmp/in.pcap 2>/dev/null | grep -ciE 'incorrect|bad (udp )?cksum' ; true",
+    )?;
     let right =
         receiver.run("tcpdump -vv -nr /tmp/in.pcap 2>/dev/null | grep -ciE 'correct|udp sum ok' ; true")?;
     let long = receiver.run("tcpdump -nr /tmp/in.pcap 'greater 1515' 2>/dev/null | wc -l")?;
     let [wrong, right, long] = [wrong, right, long].map(|count| count.trim().parse::<u32>());
     let (wrong, right, long) = (wrong?, right?, long?);
-    let example = "tcpdump -vv -nr /tmp/in.pcap 2>/dev/null | grep -iE -B1 'incorrect|bad (udp )?cksum' | head -6";
+    let example =
+        "tcpdump -vv -nr /tmp/in.pcap 2>/dev/null | grep -iE -B1 'incorrect|bad (udp )?cksum' | head -6";
     let example = receiver.run(example)?;
     ensure!(right > 500, "only {right} frames with a checksum were captured\n{example}");
     ensure!(wrong == 0, "{wrong} of {right} frames have a wrong checksum\n{example}");
