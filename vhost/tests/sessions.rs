@@ -1,4 +1,4 @@
-//! Sessions from their start to their end: reconnects, client mode, inherited sockets, stops, bases, several queues,
+//! Sessions from their start to their end: reconnects, client mode, connections that are there already, stops, bases, several queues,
 //! notifications.
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
@@ -51,17 +51,17 @@ fn client_mode_connects_again_whenever_the_front_end_is_back() {
     }
 }
 
-fn inherited() -> (Host, UnixStream) {
+fn connected() -> (Host, UnixStream) {
     let (near, far) = UnixStream::pair().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("unused");
-    (Host::at(dir, path, new_port(1), Endpoint::InheritedStream(far)), near)
+    (Host::at(dir, path, new_port(1), Endpoint::Connected(far)), near)
 }
 
 #[test]
-fn inherited_stream_is_served_through_the_relay() {
+fn connection_that_is_there_already_is_served_through_the_relay() {
     for add_regions in [false, true] {
-        let (mut host, near) = inherited();
+        let (mut host, near) = connected();
         let regions = vec![(0x10_0000, 16 << 20), (0x800_0000, 1 << 20), (0x1000_0000, 1 << 20)];
         let config = Config { regions, add_regions, ..Config::default() };
         let mut guest = MockGuest::over(Frontend::from_stream(near, 2), &config);
@@ -73,7 +73,7 @@ fn inherited_stream_is_served_through_the_relay() {
 
 #[test]
 fn relay_keeps_descriptors_with_their_message() {
-    let (host, near) = inherited();
+    let (host, near) = connected();
     near.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut raw = RawFrontend(near);
     raw.negotiate();
@@ -135,9 +135,9 @@ fn server_stops_at_once_in_every_state() {
         "front-end that does not listen",
     );
 
-    let (host, near) = inherited();
+    let (host, near) = connected();
     wait_until("connected", || host.port.status().connections == 1);
-    stops(host, "inherited stream");
+    stops(host, "connection that was there");
     drop(near);
 }
 

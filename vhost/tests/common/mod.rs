@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,7 +32,7 @@ use vsteer_switch::packet::{BURST, Burst, Frame, Offload, Segment};
 use vsteer_switch::port::PortId;
 use vsteer_vhost::net::features::OffloadOptions;
 use vsteer_vhost::net::port::{PortFault, Scratch, VhostOptions, VhostPort};
-use vsteer_vhost::session::endpoint::{BoundSocket, Endpoint, SocketAccess};
+use vsteer_vhost::session::endpoint::Endpoint;
 use vsteer_vhost::session::server::Server;
 
 pub(crate) const CSUM: u64 = 1;
@@ -615,7 +615,7 @@ impl Host {
     pub(crate) fn with_pairs(pairs: u16) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("guest.sock");
-        let endpoint = Endpoint::Listen(BoundSocket::bind(&path, SocketAccess::default()).unwrap());
+        let endpoint = Endpoint::Listen(UnixListener::bind(&path).unwrap());
         Self::at(dir, path, new_port(pairs), endpoint)
     }
 
