@@ -258,7 +258,7 @@ fn broken_vring_messages_end_the_session_and_nothing_else() {
             raw.send(SET_VRING_ADDR, &words64(&[0, parts[0], parts[1], parts[2], 0]), &[]);
         });
     }
-    for (name, addr) in [("outside memory", USER + LEN), ("zero", 0), ("at the end", u64::MAX & !15)] {
+    for (name, addr) in [("outside memory", USER + LEN), ("zero", 0), ("at the end", !15)] {
         attack(&mut host, &format!("ring {name}"), Says::Protocol, |raw| {
             memory(raw);
             raw.send(SET_VRING_ADDR, &words64(&[0, addr, addr, addr, 0]), &[]);
