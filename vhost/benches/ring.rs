@@ -33,7 +33,7 @@ fn guest(host: &Host, index: usize, frame_len: u32, shape: Shape) -> MockGuest {
     let per_packet = if shape == Shape::Chain { 2 } else { 1 };
     for slot in 0..RING {
         let at = guest.memory.alloc(2048, 64);
-        let head = slot * per_packet & (RING - 1);
+        let head = (slot * per_packet) & (RING - 1);
         let (memory, queue) = (&guest.memory, &guest.queues[index]);
         let total = 12 + frame_len;
         match shape {

@@ -533,7 +533,7 @@ fn descriptors_that_change_under_us_never_yield_bytes_outside_guest_memory() {
         let flipper = thread::spawn(move || {
             while !stopping.load(Ordering::Relaxed) {
                 let at = desc + 16 * (flips.next() % 256);
-                let good = flips.next() % 4 != 0;
+                let good = !flips.next().is_multiple_of(4);
                 let bad = descriptor(flips.next(), flips.next() as u32, flips.next() as u16 & 7, 300);
                 view.write(at, &if good { descriptor(start, 800, 0, 0) } else { bad });
                 view.write(at, &descriptor(start, 800, 0, 0));
