@@ -23,8 +23,9 @@ const HEADER_BYTES: usize = 12;
 /// Longest body that the daemon takes.
 const MAX_BODY_BYTES: usize = 4096;
 
-/// Most descriptors in one message, with room to spare: the protocol has eight for SET_MEM_TABLE.
-const MAX_DESCRIPTORS: usize = 32;
+/// Most descriptors in one message: the kernel's own limit (SCM_MAX_FD), so that a message with too many reaches the daemon,
+/// which names what is wrong with it.
+const MAX_DESCRIPTORS: usize = 253;
 
 const SET_FEATURES: u32 = 2;
 const SET_PROTOCOL_FEATURES: u32 = 16;
