@@ -296,8 +296,8 @@ impl Operations for Appliance {
                 mode: self.mode.name().to_owned(),
                 iterations: get(&shared.rounds),
                 #[allow(clippy::cast_precision_loss, reason = "a share, shown with a few digits")]
-                busy_ns: get(&shared.busy_ns),
-                busy: get(&shared.busy_ns) as f64 / uptime.as_nanos().max(1) as f64,
+                busy_cycles: get(&shared.busy_cycles),
+                busy: get(&shared.busy_cycles) as f64 / get(&shared.total_cycles).max(1) as f64,
                 sleeps: get(&shared.sleeps),
                 exact_hits: get(&shared.pipeline.exact_hits),
                 classifier_hits: get(&shared.pipeline.classifier_hits),

@@ -321,8 +321,8 @@ pub struct WorkerInfo {
     pub iterations: u64,
     /// Share of recent time spent on packets, 0 to 1.
     pub busy: f64,
-    /// Time in rounds that found packets, in nanoseconds since the start.
-    pub busy_ns: u64,
+    /// Cycles in rounds that found packets, since the start.
+    pub busy_cycles: u64,
     /// Times it went to sleep.
     pub sleeps: u64,
     /// Packets that the exact-match cache decided.

@@ -68,7 +68,7 @@ pub(super) fn sample_stats() -> Stats {
             mode: "adaptive".into(),
             iterations: 1000,
             busy: 0.125,
-            busy_ns: 125_000_000,
+            busy_cycles: 125_000_000,
             sleeps: 10,
             exact_hits: 900,
             classifier_hits: 90,

@@ -43,9 +43,9 @@ impl Transmit for Egress<'_> {
             return;
         };
         match &port.driver {
-            Driver::VhostUser(guest) if guest.is_multi_queue() => self.to_queues(port, guest, burst, indices),
-            Driver::VhostUser(guest) => self.to_guest(port, guest, 0, burst, indices),
-            Driver::Tap(tap) => self.to_host(port, tap, burst, indices),
+            Driver::VhostUser(guest) if guest.is_multi_queue() => self.spread(port, guest, burst, indices),
+            Driver::VhostUser(guest) => self.send_to_guest(port, guest, 0, burst, indices),
+            Driver::Tap(tap) => self.send_to_host(port, tap, burst, indices),
         }
     }
 
@@ -58,7 +58,7 @@ impl Transmit for Egress<'_> {
 
 impl Egress<'_> {
     /// Spreads packets over a guest's receiveqs by flow, keeping the order within each flow.
-    fn to_queues(&mut self, port: &Port, guest: &VhostPort, burst: &Burst, indices: &[u8]) {
+    fn spread(&mut self, port: &Port, guest: &VhostPort, burst: &Burst, indices: &[u8]) {
         let mut hashes = [0; BURST];
         for &index in indices {
             hashes[usize::from(index)] = guest.spread(rss_hash(&burst.frame(usize::from(index))));
@@ -69,12 +69,12 @@ impl Egress<'_> {
             let queue = hashes[usize::from(first)];
             let (now, later): (ArrayVec<u8, BURST>, ArrayVec<u8, BURST>) =
                 left.iter().copied().partition(|&index| hashes[usize::from(index)] == queue);
-            self.to_guest(port, guest, queue, burst, &now);
+            self.send_to_guest(port, guest, queue, burst, &now);
             left = later;
         }
     }
 
-    fn to_guest(&mut self, port: &Port, guest: &VhostPort, hash: u32, burst: &Burst, indices: &[u8]) {
+    fn send_to_guest(&mut self, port: &Port, guest: &VhostPort, hash: u32, burst: &Burst, indices: &[u8]) {
         let counters = &port.counters[self.worker];
         let mut transmitter = match guest.transmit(hash) {
             Ok(transmitter) => transmitter,
@@ -103,7 +103,7 @@ impl Egress<'_> {
         transmitter.finish();
     }
 
-    fn to_host(&mut self, port: &Port, tap: &TapPort, burst: &Burst, indices: &[u8]) {
+    fn send_to_host(&mut self, port: &Port, tap: &TapPort, burst: &Burst, indices: &[u8]) {
         let counters = &port.counters[self.worker];
         let transmitter = &tap.transmitters[self.worker % tap.transmitters.len()];
         for &index in indices {

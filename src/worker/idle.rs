@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::clock::Clock;
 use crate::config::PollMode;
 
 /// Longest time to look before sleeping.
@@ -39,18 +40,25 @@ impl Idle {
         Self { mode, look: MAX_LOOK, since: None }
     }
 
-    /// What to do after a round that ended at `now` and `found` something or not.
-    pub fn after_round(&mut self, found: bool, now: Instant) -> Next {
-        if found || self.mode == PollMode::Busy {
-            self.since = None;
-            return Next::Look;
+    /// The round found packets.
+    #[inline]
+    pub fn found(&mut self) {
+        self.since = None;
+    }
+
+    /// The round found nothing: what to do.
+    pub fn found_nothing(&mut self, clock: &mut Clock) -> Next {
+        match self.mode {
+            PollMode::Busy => Next::Look,
+            PollMode::Interrupt => Next::Sleep,
+            PollMode::Adaptive => self.adapt(clock.look()),
         }
+    }
+
+    /// Whether `now` is late enough to sleep.
+    fn adapt(&mut self, now: Instant) -> Next {
         let since = *self.since.get_or_insert(now);
-        let look = match self.mode {
-            PollMode::Interrupt => Duration::ZERO,
-            PollMode::Adaptive | PollMode::Busy => self.look,
-        };
-        if now.duration_since(since) >= look { Next::Sleep } else { Next::Look }
+        if now.duration_since(since) >= self.look { Next::Sleep } else { Next::Look }
     }
 
     /// Learns from a sleep of length `slept`.
@@ -68,28 +76,25 @@ mod tests {
     fn adaptive_looks_longer_after_short_sleeps_and_shorter_after_long_ones() {
         let mut idle = Idle::new(PollMode::Adaptive);
         let start = Instant::now();
-        assert_eq!(idle.after_round(true, start), Next::Look);
-        assert_eq!(idle.after_round(false, start), Next::Look);
-        assert_eq!(idle.after_round(false, start + MAX_LOOK), Next::Sleep);
+        assert_eq!(idle.adapt(start), Next::Look);
+        assert_eq!(idle.adapt(start + MAX_LOOK), Next::Sleep);
+        idle.found();
+        assert_eq!(idle.adapt(start + MAX_LOOK), Next::Look);
         for _ in 0..10 {
             idle.after_sleep(Duration::from_secs(1));
         }
-        assert_eq!(idle.after_round(false, start), Next::Look);
-        assert_eq!(idle.after_round(false, start + MIN_LOOK), Next::Sleep);
+        assert_eq!(idle.adapt(start), Next::Look);
+        assert_eq!(idle.adapt(start + MIN_LOOK), Next::Sleep);
         idle.after_sleep(MIN_LOOK);
-        assert_eq!(idle.after_round(false, start), Next::Look);
-        assert_eq!(idle.after_round(false, start + MIN_LOOK), Next::Look);
-        assert_eq!(idle.after_round(false, start + 2 * MIN_LOOK), Next::Sleep);
+        assert_eq!(idle.adapt(start), Next::Look);
+        assert_eq!(idle.adapt(start + MIN_LOOK), Next::Look);
+        assert_eq!(idle.adapt(start + 2 * MIN_LOOK), Next::Sleep);
     }
 
     #[test]
     fn busy_never_sleeps_and_interrupt_never_looks_twice() {
-        let now = Instant::now();
-        let later = now + Duration::from_secs(60);
-        let mut busy = Idle::new(PollMode::Busy);
-        assert_eq!(busy.after_round(false, now), Next::Look);
-        assert_eq!(busy.after_round(false, later), Next::Look);
-        let mut interrupt = Idle::new(PollMode::Interrupt);
-        assert_eq!(interrupt.after_round(false, now), Next::Sleep);
+        let mut clock = Clock::new(Instant::now());
+        assert_eq!(Idle::new(PollMode::Busy).found_nothing(&mut clock), Next::Look);
+        assert_eq!(Idle::new(PollMode::Interrupt).found_nothing(&mut clock), Next::Sleep);
     }
 }

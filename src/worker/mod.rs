@@ -7,6 +7,9 @@
 /// Where packets leave: the pipeline's view of the ports.
 mod egress;
 
+/// Time as a worker sees it.
+pub mod clock;
+
 /// When a worker that found nothing stops looking.
 pub mod idle;
 
@@ -29,6 +32,7 @@ use vsteer_switch::pipeline::{Context, Events, Pipeline, PipelineConfig, Pipelin
 use vsteer_switch::port::PortId;
 use vsteer_vhost::net::queue::KickPoller;
 
+use self::clock::Clock;
 use self::egress::{Egress, EgressScratch};
 use self::idle::{Idle, Next};
 use self::waker::Waker;
@@ -109,8 +113,10 @@ pub struct Shared {
     pub rounds: AtomicU64,
     /// Rounds that found packets.
     pub busy_rounds: AtomicU64,
-    /// Time spent in rounds that found packets, in nanoseconds.
-    pub busy_ns: AtomicU64,
+    /// Cycles spent in rounds that found packets.
+    pub busy_cycles: AtomicU64,
+    /// Cycles since the worker started, as of its last round.
+    pub total_cycles: AtomicU64,
     /// Sleeps.
     pub sleeps: AtomicU64,
     stop: AtomicBool,
@@ -140,7 +146,8 @@ impl WorkerHandle {
             pipeline: Arc::clone(pipeline.stats()),
             rounds: AtomicU64::new(0),
             busy_rounds: AtomicU64::new(0),
-            busy_ns: AtomicU64::new(0),
+            busy_cycles: AtomicU64::new(0),
+            total_cycles: AtomicU64::new(0),
             sleeps: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
@@ -189,12 +196,15 @@ struct Worker {
     burst: Burst,
     scratch: EgressScratch,
     idle: Idle,
+    clock: Clock,
+    first_cycle: u64,
     next_tick: Instant,
 }
 
 impl Worker {
     fn new(index: usize, pipeline: Pipeline, idle: Idle, shared: Arc<Shared>, fabric: Arc<Fabric>) -> Self {
         let topology = fabric.topology.load();
+        let clock = Clock::new(fabric.start);
         Self {
             index,
             shared,
@@ -204,13 +214,15 @@ impl Worker {
             burst: Burst::new(),
             scratch: EgressScratch::default(),
             idle,
+            first_cycle: clock.cycles(),
+            clock,
             next_tick: Instant::now() + TICK,
         }
     }
 
     fn run(mut self) {
         self.adopt_topology();
-        let mut now = Instant::now();
+        let mut begin = self.clock.cycles();
         while !self.shared.stop.load(Ordering::Relaxed) {
             // 1. What control threads changed.
             if self.fabric.topology.epoch() != self.topology.epoch {
@@ -219,30 +231,41 @@ impl Worker {
             self.read_inbox();
 
             // 2. Packets.
-            let found = self.poll_queues(self.fabric.ms(now));
+            let found = self.poll_queues(self.clock.now_ms());
 
             // 3. Time.
-            let end = Instant::now();
+            let end = self.clock.cycles();
             add(&self.shared.rounds, 1);
             if found {
                 add(&self.shared.busy_rounds, 1);
-                add(&self.shared.busy_ns, u64::try_from((end - now).as_nanos()).unwrap_or(0));
+                add(&self.shared.busy_cycles, end.wrapping_sub(begin));
             }
-            now = end;
-            if now >= self.next_tick {
-                self.pipeline.tick();
-                self.next_tick = now + TICK;
+            begin = end;
+            if self.clock.pass(end) {
+                self.tick();
             }
 
             // 4. Sleep, if it is time for it.
-            if self.idle.after_round(found, now) == Next::Sleep {
-                self.sleep(now);
-                now = Instant::now();
-            } else if !found {
+            if found {
+                self.idle.found();
+            } else if self.idle.found_nothing(&mut self.clock) == Next::Sleep {
+                self.sleep();
+                begin = self.clock.cycles();
+            } else {
                 std::hint::spin_loop();
             }
         }
         self.release_queues();
+    }
+
+    /// What is due when the clock has moved, most of it about once a second.
+    fn tick(&mut self) {
+        let total = self.clock.cycles().wrapping_sub(self.first_cycle);
+        self.shared.total_cycles.store(total, Ordering::Relaxed);
+        if self.clock.now() >= self.next_tick {
+            self.pipeline.tick();
+            self.next_tick = self.clock.now() + TICK;
+        }
     }
 
     /// Receives one burst from each queue that has packets; false if none had.
@@ -325,7 +348,7 @@ impl Worker {
     }
 
     /// Asks all queues for kicks and sleeps, unless one has work already.
-    fn sleep(&mut self, now: Instant) {
+    fn sleep(&mut self) {
         let topology = Arc::clone(&self.topology);
         let assigned = &topology.assignments[self.index];
         let mut pending = false;
@@ -339,8 +362,10 @@ impl Worker {
         }
         if !pending && self.shared.inbox.is_empty() {
             add(&self.shared.sleeps, 1);
+            let asleep = self.clock.look();
             self.shared.waker.sleep(MAX_SLEEP_MS);
-            self.idle.after_sleep(now.elapsed());
+            self.idle.after_sleep(self.clock.look() - asleep);
+            self.tick();
         }
         for RxPort { port, queues } in assigned {
             for queue in members(*queues) {

@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn every_kick_ends_one_sleep_though_nobody_reads_it() {
         let waker = Waker::new().unwrap();
-        let kick = std::fs::File::from(OwnedFd::from(EventFd::new(EFD_NONBLOCK).map(into_owned).unwrap()));
+        let kick = std::fs::File::from(EventFd::new(EFD_NONBLOCK).map(into_owned).unwrap());
         waker.watch(kick.as_fd());
         for _ in 0..3 {
             std::io::Write::write_all(&mut &kick, &1u64.to_ne_bytes()).unwrap();
