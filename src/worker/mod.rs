@@ -268,49 +268,40 @@ impl Worker {
         }
     }
 
-    /// Receives one burst from each queue that has packets; false if none had.
+    /// Receives one burst from each queue that has packets, and switches it; false if none had.
     fn poll_queues(&mut self, now_ms: u64) -> bool {
-        let topology = Arc::clone(&self.topology);
+        let Self { index, fabric, topology, pipeline, burst, scratch, .. } = self;
+        let cx = Context { now_ms, config: &topology.switch, fdb: &fabric.fdb, events: &**fabric };
         let mut found = false;
-        for RxPort { port, queues } in &topology.assignments[self.index] {
+        for RxPort { port, queues } in &topology.assignments[*index] {
+            let counters = &port.counters[*index];
             match &port.driver {
                 Driver::VhostUser(guest) => {
                     let started = guest.started_transmitqs();
                     for pair in members([queues[0] & started[0], queues[1] & started[1]]) {
-                        let counters = &port.counters[self.index];
-                        let received =
-                            guest.receive(pair, &mut self.burst, &mut self.scratch.vhost, counters);
-                        if let Some(received) = received {
-                            found = true;
-                            self.switch_burst(&topology, now_ms);
-                            received.complete();
-                        }
+                        let received = guest.receive(pair, burst, &mut scratch.vhost, counters);
+                        let Some(received) = received else { continue };
+                        found = true;
+                        pipeline.process(burst, &cx, &mut Egress { topology, worker: *index, scratch });
+                        burst.clear();
+                        received.complete();
                     }
                 }
                 Driver::Tap(tap) => {
                     for queue in members(*queues) {
                         let Some(mut receiver) = tap.receivers[queue].try_lock() else { continue };
-                        let outcome = receiver.fill(port.id, &mut self.burst);
-                        count_received(&outcome, &port.counters[self.index]);
-                        if !self.burst.is_empty() {
-                            found = true;
-                            self.switch_burst(&topology, now_ms);
+                        count_received(&receiver.fill(port.id, burst), counters);
+                        if burst.is_empty() {
+                            continue;
                         }
+                        found = true;
+                        pipeline.process(burst, &cx, &mut Egress { topology, worker: *index, scratch });
+                        burst.clear();
                     }
                 }
             }
         }
         found
-    }
-
-    /// Takes the burst through the pipeline and out of the egress ports, and clears it.
-    #[inline]
-    fn switch_burst(&mut self, topology: &Topology, now_ms: u64) {
-        let fabric = &*self.fabric;
-        let cx = Context { now_ms, config: &topology.switch, fdb: &fabric.fdb, events: fabric };
-        let mut egress = Egress { topology, worker: self.index, scratch: &mut self.scratch };
-        self.pipeline.process(&mut self.burst, &cx, &mut egress);
-        self.burst.clear();
     }
 
     /// Takes over the newest snapshot: lets go of queues that went to others, and takes those that came.
@@ -335,6 +326,10 @@ impl Worker {
     }
 
     fn read_inbox(&mut self) {
+        // A look is cheaper than a pop, and nearly always enough.
+        if self.shared.inbox.is_empty() {
+            return;
+        }
         // Bound: INBOX_BATCH.
         for _ in 0..INBOX_BATCH {
             match self.shared.inbox.pop() {

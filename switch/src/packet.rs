@@ -16,6 +16,7 @@
 use std::fmt;
 
 use crate::port::PortId;
+use crate::short_copy;
 
 /// Largest number of packets in a burst.
 pub const BURST: usize = 32;
@@ -456,7 +457,7 @@ impl Burst {
             let to = &mut packet.buf[HEADROOM + head_len..][..take];
             // SAFETY: `take` bytes are readable at the segment's start (Segment invariant 1) and writable in `to`, which
             // is our own memory.
-            unsafe { std::ptr::copy_nonoverlapping(segment.ptr, to.as_mut_ptr(), take) };
+            unsafe { short_copy::copy(segment.ptr, to.as_mut_ptr(), take) };
             head_len += take;
             if take < segment.len() {
                 skip = take;
