@@ -120,10 +120,9 @@ impl GuestSpec {
 
     fn qemu(&self, folder: &Path) -> Result<Command> {
         let assets = Assets::get()?;
-        let accel = match env::var("VSTEER_ACCEL").as_deref() {
-            Err(_) | Ok("tcg") => "tcg,thread=multi",
-            Ok("kvm") => "kvm",
-            Ok(other) => fail!("VSTEER_ACCEL={other}: say tcg or kvm"),
+        let accel = match accelerator()? {
+            "tcg" => "tcg,thread=multi",
+            other => other,
         };
         let memory = self.memory_mib;
         let mut qemu = Command::new(assets.qemu());
@@ -368,6 +367,15 @@ impl Guest {
             }
         };
         Ok(self.agent.insert(stream))
+    }
+}
+
+/// What runs the guests' processors: `tcg` or `kvm`, from `VSTEER_ACCEL`.
+pub fn accelerator() -> Result<&'static str> {
+    match env::var("VSTEER_ACCEL").as_deref() {
+        Err(_) | Ok("tcg") => Ok("tcg"),
+        Ok("kvm") => Ok("kvm"),
+        Ok(other) => fail!("VSTEER_ACCEL={other}: say tcg or kvm"),
     }
 }
 

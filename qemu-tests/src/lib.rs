@@ -43,8 +43,14 @@ pub mod measure;
 /// DPDK's testpmd as a front-end, and as a reference back-end.
 pub mod testpmd;
 
+/// Open vSwitch with DPDK as a reference back-end.
+pub mod ovs;
+
 /// A switch, its guests and their namespace, booted together.
 pub mod world;
 
 /// Named steps that share one boot.
 pub mod group;
+
+/// One quantity measured once a round, and how two such series compare.
+pub mod series;

@@ -40,7 +40,18 @@ pub struct PortCounters {
 impl Switch {
     /// Starts `vsteer run` with one `--port` for each of `ports` and waits until it answers.
     pub fn start(ports: &[String], folder: &Path, namespace: &Namespace) -> Result<Self> {
-        let options: Vec<_> = ports.iter().flat_map(|port| ["--port".into(), port.clone()]).collect();
+        Switch::start_with(&["--poll", "adaptive"], ports, folder, namespace)
+    }
+
+    /// [`start`](Self::start) with further options, which say how workers run.
+    pub fn start_with(
+        options: &[&str],
+        ports: &[String],
+        folder: &Path,
+        namespace: &Namespace,
+    ) -> Result<Self> {
+        let ports = ports.iter().flat_map(|port| ["--port", port]);
+        let options: Vec<String> = options.iter().copied().chain(ports).map(Into::into).collect();
         let process = spawn(&options, folder, namespace)?;
         let mut switch = Switch { options, folder: folder.into(), process };
         switch.wait_ready()?;
@@ -144,6 +155,6 @@ pub fn settles(process: &Process, expected: process::Holdings, limit: Duration) 
 fn spawn(options: &[String], folder: &Path, namespace: &Namespace) -> Result<Process> {
     let mut command = Command::new(assets::vsteer()?);
     command.arg("run").args(options);
-    command.args(["--poll", "adaptive", "--control"]).arg(folder.join("ctl.sock"));
+    command.arg("--control").arg(folder.join("ctl.sock"));
     Process::spawn("vsteer", command, &folder.join("vsteer.log"), Some(namespace))
 }
