@@ -134,7 +134,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(0) => ExitCode::SUCCESS,
         Ok(failed) => {
-            eprintln!("error: {failed} runs failed, so the table is not whole");
+            eprintln!("error: failed runs: {failed}; the table is not whole");
             ExitCode::FAILURE
         }
         Err(failure) => {
