@@ -2,7 +2,7 @@
 //!
 //! It is started with a database, sockets and logs of its own, in a network namespace of its own, so an Open vSwitch of
 //! the machine is not touched. Its ports are `dpdkvhostuserclient`, the kind that Open vSwitch recommends: QEMU creates
-//! the sockets. The bridge runs NORMAL, which learns MAC addresses. One PMD thread polls on [`PMD_CPU`].
+//! the sockets. The bridge runs NORMAL, which learns MAC addresses. One PMD thread polls on CPU 1.
 //!
 //! Only Open vSwitch's own memory is on hugepages (see `bench/setup.sh`); guests keep their ordinary memfd.
 
