@@ -3,8 +3,8 @@
 //! A call to the C library's copy costs more than moving a small frame does, and a packet needs several. Here a length picks
 //! one of a few widths, each of which is two overlapping copies of fixed size, which compile to plain vector moves.
 //!
-//! Measured: replacing the library's copy for heads and virtio-net headers took 64-byte packets from 172 to 131 busy cycles
-//! between two guests (`bench/run-vsteer.sh circulate 64`, near placement).
+//! Measured with `cargo bench -p vsteer-vhost --bench ring`, in one run: to dequeue 64-byte frames takes 0.79 and to enqueue
+//! them 0.90 of the time that it takes with the library's copy throughout.
 
 #![allow(unsafe_code, reason = "copies between raw pointers, one of which may be in guest memory")]
 
