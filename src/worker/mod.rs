@@ -38,7 +38,7 @@ use self::idle::{Idle, Next};
 use self::waker::Waker;
 use crate::config::PollMode;
 use crate::nic::tap::RxOutcome;
-use crate::port::{Driver, Port};
+use crate::port::Driver;
 use crate::topology::{Published, RxPort, Topology, members};
 
 /// Longest sleep: how soon a worker looks around although nothing woke it.
@@ -192,6 +192,8 @@ struct Worker {
     shared: Arc<Shared>,
     fabric: Arc<Fabric>,
     topology: Arc<Topology>,
+    /// `shared.waker`, as queues know it.
+    poller: Arc<dyn KickPoller>,
     pipeline: Pipeline,
     burst: Burst,
     scratch: EgressScratch,
@@ -207,6 +209,7 @@ impl Worker {
         let clock = Clock::new(fabric.start);
         Self {
             index,
+            poller: Arc::clone(&shared.waker) as Arc<dyn KickPoller>,
             shared,
             topology,
             fabric,
@@ -310,17 +313,24 @@ impl Worker {
         self.topology = self.fabric.topology.load();
         for RxPort { port, queues } in &self.topology.assignments[self.index] {
             for queue in members(*queues) {
-                set_poller(port, queue, Some(Arc::clone(&self.shared.waker) as Arc<dyn KickPoller>));
+                match &port.driver {
+                    Driver::VhostUser(guest) => guest.set_poller(queue, Arc::clone(&self.poller)),
+                    Driver::Tap(tap) => tap.receivers[queue].lock().set_poller(Arc::clone(&self.poller)),
+                }
             }
         }
         // Release: the old snapshot is no longer used; partner: the control thread that retires what it alone held.
         self.shared.seen_epoch.store(self.topology.epoch, Ordering::Release);
     }
 
+    /// Lets go of the queues of the snapshot in use, but for those that another worker has taken over already.
     fn release_queues(&self) {
         for RxPort { port, queues } in &self.topology.assignments[self.index] {
             for queue in members(*queues) {
-                set_poller(port, queue, None);
+                match &port.driver {
+                    Driver::VhostUser(guest) => guest.release_poller(queue, &self.poller),
+                    Driver::Tap(tap) => tap.receivers[queue].lock().release_poller(&self.poller),
+                }
             }
         }
     }
@@ -385,13 +395,5 @@ fn count_received(outcome: &RxOutcome, counters: &PortCounters) {
     }
     if outcome.bad_offload > 0 {
         counters.dropped(DropReason::BadOffload, outcome.bad_offload.into());
-    }
-}
-
-/// Hands one queue of `port` to the worker behind `poller`, or to none.
-fn set_poller(port: &Port, queue: usize, poller: Option<Arc<dyn KickPoller>>) {
-    match &port.driver {
-        Driver::VhostUser(guest) => guest.set_poller(queue, poller),
-        Driver::Tap(tap) => tap.receivers[queue].lock().set_poller(poller),
     }
 }

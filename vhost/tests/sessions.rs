@@ -356,13 +356,13 @@ impl KickPoller for CountingPoller {
 fn every_kick_that_is_watched_is_forgotten_before_it_closes() {
     let mut host = Host::new();
     let poller = Arc::new(CountingPoller::default());
-    host.port.set_poller(0, Some(poller.clone()));
+    host.port.set_poller(0, poller.clone());
     for round in 1..=5 {
         let mut guest = MockGuest::connect(&host.path, &Config::default());
         exercise(&mut host, &mut guest, 1);
         assert_eq!(poller.watched.load(Ordering::Relaxed), round);
         let other = Arc::new(CountingPoller::default());
-        host.port.set_poller(0, Some(other.clone()));
+        host.port.set_poller(0, other.clone());
         assert_eq!(poller.forgotten.load(Ordering::Relaxed), round);
         guest.frontend_base(1);
         assert_eq!(other.watched.load(Ordering::Relaxed), 1);
@@ -370,6 +370,26 @@ fn every_kick_that_is_watched_is_forgotten_before_it_closes() {
         assert!(other.woken.load(Ordering::Relaxed) >= 1);
         drop(guest);
         host.wait_disconnected();
-        host.port.set_poller(0, Some(poller.clone()));
+        host.port.set_poller(0, poller.clone());
     }
+}
+
+#[test]
+fn worker_that_lets_go_late_does_not_take_the_queue_from_its_successor() {
+    let host = Host::new();
+    let guest = MockGuest::connect(&host.path, &Config::default());
+    let old = Arc::new(CountingPoller::default());
+    let new = Arc::new(CountingPoller::default());
+    let (old_poller, new_poller): (Arc<dyn KickPoller>, Arc<dyn KickPoller>) = (old.clone(), new.clone());
+    wait_until("the ring starts", || host.port.status().live_pairs == 1);
+    host.port.set_poller(0, Arc::clone(&old_poller));
+    host.port.set_poller(0, Arc::clone(&new_poller));
+    let woken = new.woken.load(Ordering::Relaxed);
+    host.port.release_poller(0, &old_poller);
+    assert_eq!(old.forgotten.load(Ordering::Relaxed), 1);
+    assert_eq!(new.forgotten.load(Ordering::Relaxed), 0, "the successor keeps its watch");
+    assert_eq!(new.woken.load(Ordering::Relaxed), woken + 1, "kicks may have been declined in its name");
+    host.port.release_poller(0, &new_poller);
+    assert_eq!(new.forgotten.load(Ordering::Relaxed), 1);
+    drop(guest);
 }

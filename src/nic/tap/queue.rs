@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::packet::{BURST, Burst, Frame, MAX_FRAME_BYTES, Offload};
 use vsteer_switch::port::PortId;
-use vsteer_vhost::net::queue::KickPoller;
+use vsteer_vhost::net::queue::{KickPoller, same_poller};
 
 use crate::nic::PollPacer;
 use crate::nic::rx_area::{RxArea, SLOT_BYTES};
@@ -117,16 +117,26 @@ impl fmt::Debug for TapReceiver {
 }
 
 impl TapReceiver {
-    /// Hands the queue to the worker behind `poller`, or to none.
-    pub fn set_poller(&mut self, poller: Option<Arc<dyn KickPoller>>) {
+    /// Hands the queue to the worker behind `poller`, whoever had it.
+    pub fn set_poller(&mut self, poller: Arc<dyn KickPoller>) {
         if let Some(old) = &self.poller {
             old.forget(self.fd.as_fd());
         }
-        if let Some(new) = &poller {
-            new.watch(self.fd.as_fd());
-            new.wake();
+        poller.watch(self.fd.as_fd());
+        poller.wake();
+        self.poller = Some(poller);
+    }
+
+    /// The worker behind `poller` lets go of the queue; if another has it by now, that one keeps it and is woken.
+    pub fn release_poller(&mut self, poller: &Arc<dyn KickPoller>) {
+        match &self.poller {
+            Some(current) if same_poller(current, poller) => {
+                current.forget(self.fd.as_fd());
+                self.poller = None;
+            }
+            Some(other) => other.wake(),
+            None => {}
         }
-        self.poller = poller;
     }
 
     /// Reads frames into the burst until it is full or no frame waits. After an empty read the next few calls return

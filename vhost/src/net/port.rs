@@ -406,9 +406,17 @@ impl VhostPort {
         std::mem::take(&mut link.unreported).then(|| link.fault.clone()).flatten()
     }
 
-    /// Hands `pair` to the worker behind `poller`, or to none.
-    pub fn set_poller(&self, pair: usize, poller: Option<Arc<dyn KickPoller>>) {
+    /// Hands `pair` to the worker behind `poller`, whoever had it.
+    pub fn set_poller(&self, pair: usize, poller: Arc<dyn KickPoller>) {
         self.pairs[pair].transmitq.0.lock().set_poller(poller);
+    }
+
+    /// The worker behind `poller` lets go of `pair`.
+    ///
+    /// Workers take over a new assignment each in its own time. So another may have the pair already: it keeps it, and is
+    /// woken, since the one that goes may have told the guest meanwhile that it need not kick.
+    pub fn release_poller(&self, pair: usize, poller: &Arc<dyn KickPoller>) {
+        self.pairs[pair].transmitq.0.lock().release_poller(poller);
     }
 
     pub(crate) fn connected(&self) {

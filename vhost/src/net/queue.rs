@@ -30,6 +30,11 @@ pub trait KickPoller: Send + Sync {
     fn wake(&self);
 }
 
+/// Whether both are the same worker's.
+pub fn same_poller(one: &Arc<dyn KickPoller>, other: &Arc<dyn KickPoller>) -> bool {
+    std::ptr::addr_eq(Arc::as_ptr(one), Arc::as_ptr(other))
+}
+
 /// An event descriptor that the front-end sent for us to write to.
 #[derive(Debug)]
 pub(crate) struct Notifier(File);
@@ -97,11 +102,21 @@ impl QueueState {
         self.watch();
     }
 
-    /// Hands the queue to another worker, or to none.
-    pub(crate) fn set_poller(&mut self, poller: Option<Arc<dyn KickPoller>>) {
+    /// Hands the queue to a worker, whoever had it.
+    pub(crate) fn set_poller(&mut self, poller: Arc<dyn KickPoller>) {
         self.unwatch();
-        self.poller = poller;
+        self.poller = Some(poller);
         self.watch();
+    }
+
+    /// The worker behind `poller` lets go of the queue. If another has it by now, that one keeps it and is woken.
+    pub(crate) fn release_poller(&mut self, poller: &Arc<dyn KickPoller>) {
+        if self.poller.as_ref().is_some_and(|current| same_poller(current, poller)) {
+            self.unwatch();
+            self.poller = None;
+        } else {
+            self.wake();
+        }
     }
 
     /// Ends the sleep of the worker that polls the queue.
