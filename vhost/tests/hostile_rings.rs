@@ -355,6 +355,29 @@ fn ring_parts_outside_one_region_are_refused() {
 }
 
 #[test]
+fn fault_of_one_ring_outlives_the_start_of_another() {
+    let mut host = Host::new();
+    let mut guest = MockGuest::negotiated(
+        vhost::vhost_user::Frontend::connect(&host.path, 2).unwrap(),
+        &Config::default(),
+    );
+    guest.send_memory();
+    guest.queues[0].size = 3;
+    guest.start_queue(0, 0);
+    let fault = PortFault::Ring { queue: 0, fault: RingFault::BadQueueSize { size: 3 } };
+    assert_eq!(host.fault(), Some(fault.clone()));
+    guest.start_queue(1, 0);
+    assert_eq!(host.fault(), Some(fault.clone()), "the other ring is as bad as before");
+    guest.transmit(0, &[frame(60, 1)]);
+    assert!(host.receive(0).is_empty(), "the port stands still");
+    guest.frontend_base(0);
+    assert_eq!(host.fault(), Some(fault), "a ring that is stopped says why it was");
+    guest.queues[0].size = 256;
+    guest.start_queue(0, 0);
+    assert_eq!(host.fault(), None);
+}
+
+#[test]
 fn ring_larger_than_its_memory_is_refused() {
     let host = Host::new();
     let config = Config { regions: vec![(0x10_0000, 64 << 10)], queue_size: 16, ..Config::default() };

@@ -5,14 +5,17 @@
 
 mod common;
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::*;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_vhost::net::queue::KickPoller;
@@ -87,6 +90,26 @@ fn relay_keeps_descriptors_with_their_message() {
     assert_eq!(host.fault(), None);
 }
 
+/// A socket that listens and accepts nobody, and the connections that wait for it: one more would block.
+fn full_backlog(path: &Path) -> (OwnedFd, Vec<OwnedFd>) {
+    let address = UnixAddr::new(path).unwrap();
+    let new = |flags| socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+    let busy = new(SockFlag::empty());
+    bind(busy.as_raw_fd(), &address).unwrap();
+    listen(&busy, Backlog::new(0).unwrap()).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let client = new(SockFlag::SOCK_NONBLOCK);
+        match connect(client.as_raw_fd(), &address) {
+            Ok(()) => waiting.push(client),
+            Err(error) => {
+                assert_eq!(error, Errno::EAGAIN);
+                return (busy, waiting);
+            }
+        }
+    }
+}
+
 #[test]
 fn server_stops_at_once_in_every_state() {
     let stops = |mut host: Host, what: &str| {
@@ -134,6 +157,11 @@ fn server_stops_at_once_in_every_state() {
         Host::at(dir, path.clone(), new_port(1), Endpoint::Connect(path)),
         "front-end that does not listen",
     );
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let (_busy, _waiting) = full_backlog(&path);
+    stops(Host::at(dir, path.clone(), new_port(1), Endpoint::Connect(path)), "front-end that accepts nobody");
 
     let (host, near) = connected();
     wait_until("connected", || host.port.status().connections == 1);

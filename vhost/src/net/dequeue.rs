@@ -30,7 +30,11 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     pub(crate) fn new() -> Self {
-        Self { chains: Default::default(), single: [None; BURST], pieces: Vec::with_capacity(MAX_SEGMENTS) }
+        Self {
+            chains: Default::default(),
+            single: [None; BURST],
+            pieces: Vec::with_capacity(MAX_SEGMENTS + 1),
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use vsteer_switch::counters::PortCounters;
@@ -142,14 +142,16 @@ impl LivePairs {
 ///
 /// # Concurrency
 /// Each queue has its own lock (see `queue.rs`); `negotiated`, `broken` and the sets of live pairs are written by session
-/// threads (`broken` by any worker) and read by workers; `link` is for session and control threads only.
+/// threads (`broken` by any worker) and read by workers; `link` is for session and control threads, and for a worker that
+/// finds a fault.
 #[derive(Debug)]
 pub struct VhostPort {
     id: PortId,
     options: VhostOptions,
     pairs: Box<[QueuePair]>,
     negotiated: AtomicU64,
-    broken: AtomicBool,
+    /// Queues whose ring broke and was neither stopped nor started since: the port stands still until there is none.
+    broken: AtomicU32,
     live_receiveqs: LivePairs,
     started_transmitqs: LivePairs,
     link: Mutex<Link>,
@@ -198,6 +200,12 @@ impl VhostPort {
         hash.checked_rem(self.live_receiveqs.count()).unwrap_or(0)
     }
 
+    #[inline]
+    fn is_broken(&self) -> bool {
+        // Relaxed: the queues' locks protect the rings; a burst that passes meanwhile only meets the fault again.
+        self.broken.load(Ordering::Relaxed) != 0
+    }
+
     /// The pairs whose transmitq is started: the only ones worth a [`receive`](Self::receive).
     #[inline]
     pub fn started_transmitqs(&self) -> PairSet {
@@ -215,7 +223,7 @@ impl VhostPort {
         scratch: &mut Scratch,
         counters: &PortCounters,
     ) -> Option<Received<'a>> {
-        if self.broken.load(Ordering::Relaxed) {
+        if self.is_broken() {
             return None;
         }
         let mut state = self.pairs[pair].transmitq.0.try_lock()?;
@@ -241,7 +249,7 @@ impl VhostPort {
     /// Why nothing can be transmitted.
     #[inline]
     pub fn transmit(&self, hash: u32) -> Result<Transmitter<'_>, DropReason> {
-        if self.broken.load(Ordering::Relaxed) {
+        if self.is_broken() {
             return Err(DropReason::RingBroken);
         }
         let pair = self.live_receiveqs.pick(hash).ok_or(DropReason::NotConnected)?;
@@ -263,23 +271,24 @@ impl VhostPort {
     /// Asks the guest to kick for the next packet of `pair`; true if the queue has work already, or is busy, and the caller
     /// must not sleep.
     pub fn request_kick(&self, pair: usize) -> bool {
-        if self.broken.load(Ordering::Relaxed) {
+        if self.is_broken() {
             return false;
         }
         let Some(mut state) = self.pairs[pair].transmitq.0.try_lock() else { return true };
+        let can_be_kicked = state.can_be_kicked();
         match state.ring.as_mut().map(SplitRing::request_kick) {
             None => false,
-            Some(Ok(pending)) => pending,
+            Some(Ok(pending)) => pending || !can_be_kicked,
             Some(Err(fault)) => {
-                self.breaks(2 * pair + 1, fault, &state);
+                self.breaks(2 * pair + 1, fault, &mut state);
                 false
             }
         }
     }
 
     /// Stops the port: its guest broke a rule. The session stays, so that the guest can reset the device.
-    fn breaks(&self, queue: usize, fault: RingFault, state: &QueueState) {
-        self.broken.store(true, Ordering::Relaxed);
+    fn breaks(&self, queue: usize, fault: RingFault, state: &mut QueueState) {
+        self.set_broken(state, true);
         // Memory that is gone reads as zero, and a ring of zeroes breaks other rules as well.
         let shrank = state.ring.as_ref().is_some_and(|ring| ring.layout().memory().shrank());
         let fault = if shrank { RingFault::MemoryShrank } else { fault };
@@ -289,6 +298,16 @@ impl VhostPort {
         if let Some(error) = &state.error {
             error.notify();
         }
+    }
+
+    /// Notes whether the ring of a queue is broken. Under the queue's lock, so each queue counts once.
+    fn set_broken(&self, state: &mut QueueState, broken: bool) {
+        match (state.broken, broken) {
+            (false, true) => self.broken.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.broken.fetch_sub(1, Ordering::Relaxed),
+            (false, false) | (true, true) => return,
+        };
+        state.broken = broken;
     }
 }
 
@@ -316,7 +335,7 @@ impl Received<'_> {
             call.notify();
         }
         if let Some(fault) = self.fault {
-            self.port.breaks(self.queue, fault, &self.state);
+            self.port.breaks(self.queue, fault, &mut self.state);
         }
     }
 }
@@ -340,7 +359,7 @@ impl Transmitter<'_> {
             return counters.dropped(DropReason::RingBroken, frames.len() as u64);
         };
         if let Err(fault) = enqueue::enqueue(ring, negotiated, frames, &mut scratch.enqueue, counters) {
-            self.port.breaks(self.queue, fault, &self.state);
+            self.port.breaks(self.queue, fault, &mut self.state);
         }
     }
 
@@ -349,7 +368,7 @@ impl Transmitter<'_> {
     pub fn finish(mut self) {
         let Some(ring) = &mut self.state.ring else { return };
         if ring.layout().memory().shrank() {
-            return self.port.breaks(self.queue, RingFault::MemoryShrank, &self.state);
+            return self.port.breaks(self.queue, RingFault::MemoryShrank, &mut self.state);
         }
         if ring.flush_used()
             && ring.needs_call()
@@ -371,7 +390,7 @@ impl VhostPort {
             options,
             pairs,
             negotiated: AtomicU64::new(0),
-            broken: AtomicBool::new(false),
+            broken: AtomicU32::new(0),
             live_receiveqs: LivePairs::default(),
             started_transmitqs: LivePairs::default(),
             link: Mutex::default(),
@@ -477,8 +496,10 @@ impl VhostPort {
                     ring.suppress_kicks();
                 }
                 state.ring = Some(ring);
-                self.broken.store(false, Ordering::Relaxed);
-                self.link.lock().fault = None;
+                self.set_broken(&mut state, false);
+                if !self.is_broken() {
+                    self.link.lock().fault = None;
+                }
                 // A back-end that died may have used buffers and not called: call once for whatever there is.
                 if let Some(call) = &state.call {
                     call.notify();
@@ -486,7 +507,7 @@ impl VhostPort {
             }
             Err(fault) => {
                 state.ring = None;
-                self.breaks(queue, fault, &state);
+                self.breaks(queue, fault, &mut state);
             }
         }
         self.refresh(queue, &mut state);
@@ -496,6 +517,7 @@ impl VhostPort {
     pub(crate) fn stop_ring(&self, queue: usize) -> Option<u16> {
         let mut state = self.queue(queue).0.lock();
         let ring = state.ring.take();
+        self.set_broken(&mut state, false);
         self.refresh(queue, &mut state);
         ring.map(|ring| ring.next_avail())
     }
@@ -509,7 +531,7 @@ impl VhostPort {
             && let Err(fault) = ring.relocate(setup, memory)
         {
             state.ring = None;
-            self.breaks(queue, fault, &state);
+            self.breaks(queue, fault, &mut state);
         }
         self.refresh(queue, &mut state);
     }
@@ -555,7 +577,7 @@ impl VhostPort {
             let Some(ring) = &mut state.ring else { continue };
             if let Err(fault) = ring.relocate(ring.setup(), Arc::clone(&memory)) {
                 state.ring = None;
-                self.breaks(queue, fault, &state);
+                self.breaks(queue, fault, &mut state);
                 self.refresh(queue, &mut state);
             }
         }

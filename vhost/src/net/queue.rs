@@ -71,6 +71,8 @@ pub(crate) struct QueueState {
     pub(crate) ring: Option<SplitRing>,
     /// The guest wants the queue used.
     pub(crate) enabled: bool,
+    /// The ring broke a rule and was neither stopped nor started since.
+    pub(crate) broken: bool,
     /// Tells the guest that buffers were used.
     pub(crate) call: Option<Notifier>,
     /// Tells the front-end that the ring broke.
@@ -117,6 +119,11 @@ impl QueueState {
         } else {
             self.wake();
         }
+    }
+
+    /// Whether the guest can tell us of packets. It cannot where its descriptor could not be duplicated.
+    pub(crate) fn can_be_kicked(&self) -> bool {
+        self.kick.is_some()
     }
 
     /// Ends the sleep of the worker that polls the queue.

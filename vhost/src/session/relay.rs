@@ -3,7 +3,7 @@
 //! There are two reasons for it. The daemon accepts and makes connections, but cannot be given one that is there already.
 //! And it takes SET_VRING_ENABLE only after SET_FEATURES, while QEMU enables its first rings before: the relay tells the
 //! daemon, right after SET_PROTOCOL_FEATURES, what that message implies anyway, that the front-end knows
-//! VHOST_USER_F_PROTOCOL_FEATURES. All else passes as it came: a message that is cut off or oversized arrives at the
+//! VHOST_USER_F_PROTOCOL_FEATURES, unless the front-end has sent SET_FEATURES itself by then. All else passes as it came: a message that is cut off or oversized arrives at the
 //! daemon cut off or oversized, and the daemon names what is wrong with it.
 
 #![allow(unsafe_code, reason = "receives descriptors")]
@@ -33,12 +33,22 @@ const SET_PROTOCOL_FEATURES: u32 = 16;
 /// Header flags: version 1, no reply wanted.
 const PLAIN: u32 = 1;
 
-/// Carries messages between `front_end` and `daemon` until either ends; then ends both.
-pub(super) fn run(front_end: &UnixStream, daemon: &UnixStream) {
+/// Carries messages between `front_end` and `daemon` until either ends; then ends both. The thread for the daemon's answers
+/// gets the name `thread_name`.
+///
+/// # Errors
+/// That thread cannot be made; both are ended.
+pub(super) fn run(front_end: &UnixStream, daemon: &UnixStream, thread_name: String) -> io::Result<()> {
     thread::scope(|scope| {
-        scope.spawn(|| until_the_end(front_end, daemon, || pass_bytes(daemon, front_end)));
-        until_the_end(front_end, daemon, || pass_message(front_end, daemon));
-    });
+        let answers = || until_the_end(front_end, daemon, || pass_bytes(daemon, front_end));
+        let spawned = thread::Builder::new().name(thread_name).spawn_scoped(scope, answers);
+        let mut has_features = false;
+        until_the_end(front_end, daemon, || match &spawned {
+            Ok(_) => pass_message(front_end, daemon, &mut has_features),
+            Err(_) => Err(io::ErrorKind::Other.into()),
+        });
+        spawned.map(drop)
+    })
 }
 
 fn until_the_end(left: &UnixStream, right: &UnixStream, mut step: impl FnMut() -> io::Result<()>) {
@@ -48,8 +58,8 @@ fn until_the_end(left: &UnixStream, right: &UnixStream, mut step: impl FnMut() -
     let _ = right.shutdown(Shutdown::Both);
 }
 
-/// Passes one message of the front-end on.
-fn pass_message(from: &UnixStream, to: &UnixStream) -> io::Result<()> {
+/// Passes one message of the front-end on; `has_features` notes whether it was SET_FEATURES, in this message or before.
+fn pass_message(from: &UnixStream, to: &UnixStream, has_features: &mut bool) -> io::Result<()> {
     let mut message = [0; HEADER_BYTES + MAX_BODY_BYTES];
     let mut descriptors = Vec::new();
     let mut len = fill(from, &mut message[..HEADER_BYTES], &mut descriptors)?;
@@ -63,7 +73,8 @@ fn pass_message(from: &UnixStream, to: &UnixStream) -> io::Result<()> {
         len += fill(from, &mut message[HEADER_BYTES..HEADER_BYTES + size], &mut descriptors)?;
     }
     send(to, &message[..len], &descriptors)?;
-    if request == SET_PROTOCOL_FEATURES {
+    *has_features |= request == SET_FEATURES;
+    if request == SET_PROTOCOL_FEATURES && !*has_features {
         send(to, &early_features(), &[])?;
     }
     Ok(())
@@ -149,9 +160,9 @@ mod tests {
     fn with_relay(test: impl FnOnce(UnixStream, UnixStream)) {
         let (near, left) = UnixStream::pair().unwrap();
         let (right, far) = UnixStream::pair().unwrap();
-        let relay = thread::spawn(move || run(&left, &right));
+        let relay = thread::spawn(move || run(&left, &right, "answers".into()));
         test(near, far);
-        relay.join().unwrap();
+        relay.join().unwrap().unwrap();
     }
 
     #[test]
@@ -188,6 +199,18 @@ mod tests {
             assert_eq!(got, sent);
             far.read_exact(&mut got).unwrap();
             assert_eq!(got, message(SET_FEATURES, &(1u64 << 30).to_ne_bytes()));
+        });
+    }
+
+    #[test]
+    fn features_that_the_front_end_sent_before_stand() {
+        with_relay(|mut near, mut far| {
+            let sent = [message(SET_FEATURES, &[3; 8]), message(SET_PROTOCOL_FEATURES, &[1; 8])].concat();
+            near.write_all(&sent).unwrap();
+            drop(near);
+            let mut got = Vec::new();
+            far.read_to_end(&mut got).unwrap();
+            assert_eq!(got, sent);
         });
     }
 

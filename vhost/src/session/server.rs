@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use parking_lot::Mutex;
 use vhost::vhost_user::{Error as ProtocolError, Listener};
 use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
@@ -92,8 +93,9 @@ impl Server {
             event: EventFd::new(EFD_NONBLOCK)?,
             connection: Mutex::new(None),
         });
-        let session =
-            Session { name: name.to_owned(), port, stop: Arc::clone(&stop), door: PrivateDoor::new()? };
+        // Each connection makes its own; this one shows now, to who asks for the port, whether that will work.
+        PrivateDoor::new()?;
+        let session = Session { name: name.to_owned(), port, stop: Arc::clone(&stop) };
         let thread =
             thread::Builder::new().name(format!("vu-{name}")).spawn(move || session.run(endpoint))?;
         Ok(Self { stop, thread: Some(thread) })
@@ -110,7 +112,8 @@ impl Drop for Server {
     }
 }
 
-/// A listening socket that only we can reach: the way by which the daemon is given connections (see `relay.rs`).
+/// A listening socket that only we can reach: the way by which the daemon is given one connection (see `relay.rs`). It is
+/// gone from the file system as soon as that was accepted, so that nothing is left behind by a process that is killed.
 struct PrivateDoor {
     listener: UnixListener,
     path: PathBuf,
@@ -124,13 +127,21 @@ impl PrivateDoor {
         let path = directory.path().join("door");
         Ok(Self { listener: UnixListener::bind(&path)?, path, _directory: directory })
     }
+
+    /// Gives `daemon` a connection and returns its other end.
+    fn connect(self, daemon: &mut VhostUserDaemon<Arc<NetBackend>>) -> io::Result<UnixStream> {
+        let near = UnixStream::connect(&self.path)?;
+        daemon
+            .start(&mut Listener::from(self.listener))
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(near)
+    }
 }
 
 struct Session {
     name: String,
     port: Arc<VhostPort>,
     stop: Arc<Stop>,
-    door: PrivateDoor,
 }
 
 impl Session {
@@ -150,14 +161,9 @@ impl Session {
         listener.set_nonblocking(true)?;
         while !self.stop.requested() {
             self.stop.wait(Some(listener.as_raw_fd()), -1)?;
-            match listener.accept() {
-                Ok((front_end, _)) => self.serve(&front_end)?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Out of descriptors or memory: the front-end waits in the backlog, and we must not spin.
-                Err(error) => {
-                    tracing::warn!(port = self.name, %error, "a front-end cannot be accepted");
-                    self.stop.wait(None, RECONNECT_MS)?;
-                }
+            match listener.accept().and_then(|(front_end, _)| self.serve(&front_end)) {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => self.pause(&error)?,
+                _ => {}
             }
         }
         Ok(())
@@ -166,12 +172,25 @@ impl Session {
     fn connect(&self, path: &Path) -> io::Result<()> {
         while !self.stop.requested() {
             // A front-end that does not listen yet is no fault.
-            if let Ok(front_end) = UnixStream::connect(path) {
-                self.serve(&front_end)?;
+            if let Ok(front_end) = try_connect(path)
+                && let Err(error) = self.serve(&front_end)
+            {
+                self.pause(&error)?;
             }
             self.stop.wait(None, RECONNECT_MS)?;
         }
         Ok(())
+    }
+
+    /// Waits before the next try after one for which this process lacked descriptors, memory or threads: the next
+    /// front-end waits in the backlog, and we must not spin.
+    fn pause(&self, error: &io::Error) -> io::Result<()> {
+        tracing::warn!(
+            port = self.name,
+            %error,
+            "a front-end cannot be served; raise the limits of open files and threads"
+        );
+        self.stop.wait(None, RECONNECT_MS)
     }
 
     /// Serves one connection from its start to its end.
@@ -184,29 +203,41 @@ impl Session {
         if self.stop.requested() {
             self.stop.request();
         }
+        let result = self.converse(front_end);
+        // Closes our copy of the connection, which would keep the front-end waiting.
+        *self.stop.connection.lock() = None;
+        result
+    }
+
+    fn converse(&self, front_end: &UnixStream) -> io::Result<()> {
         let backend = Arc::new(NetBackend::new(Arc::clone(&self.port)));
         let memory = GuestMemoryAtomic::new(GuestMemory::new());
         let mut daemon = vring::collect(&self.port, || {
             VhostUserDaemon::new(format!("vu-{}", self.name), Arc::clone(&backend), memory)
         })
         .map_err(|error| io::Error::other(error.to_string()))?;
-        let near = UnixStream::connect(&self.door.path)?;
-        let mut far = Listener::from(self.door.listener.try_clone()?);
-        daemon.start(&mut far).map_err(|error| io::Error::other(error.to_string()))?;
+        let near = PrivateDoor::new()?.connect(&mut daemon)?;
 
         self.port.connected();
         tracing::info!(port = self.name, "front-end connected");
-        relay::run(front_end, &near);
+        let relayed = relay::run(front_end, &near, format!("vu-{}", self.name));
         let end = daemon.wait();
-        *self.stop.connection.lock() = None;
         let fault = end.err().and_then(|error| fault_of(&error, backend.memory_fault.lock().take()));
         match &fault {
             None => tracing::info!(port = self.name, "front-end disconnected"),
             Some(_) => tracing::warn!(port = self.name, "front-end cut off"),
         }
         self.port.disconnected(fault);
-        Ok(())
+        relayed
     }
+}
+
+/// Connects without waiting: a front-end that listens but accepts nobody must not keep us from stopping.
+fn try_connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(socket.into())
 }
 
 /// What the end of a connection says of the front-end; `None` if it simply went.
