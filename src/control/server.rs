@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tracing::{debug, warn};
@@ -32,10 +32,12 @@ pub const MAX_LINE_BYTES: usize = 64 * 1024;
 pub const MAX_CLIENTS: usize = 32;
 /// Time for a client to finish a line that it began, and to take a reply.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for requests under way when the server is dropped.
+const PARTING: Duration = Duration::from_millis(500);
 /// Permission bits of the socket: whoever opens it may reconfigure the switch.
 pub const SOCKET_PERM: u32 = 0o660;
 
-/// A running server; dropping it ends all connections and removes the socket.
+/// A running server; dropping it removes the socket, ends all connections, and lets go of the operations.
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
@@ -48,11 +50,15 @@ struct Shared {
     socket: SocketFile,
     stopping: AtomicBool,
     clients: Mutex<Clients>,
+    /// A client's thread ended.
+    left: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Clients {
     next_id: u64,
+    /// Threads, those of clients that were turned out included.
+    threads: usize,
     connected: HashMap<u64, Connected>,
 }
 
@@ -69,7 +75,12 @@ impl Server {
     /// The socket cannot be had, or no thread can be started.
     pub fn start(path: &Path, operations: Arc<dyn Operations>) -> Result<Self, SocketFileError> {
         let socket = SocketFile::listen(path, Some(SOCKET_PERM), Owner::default())?;
-        let shared = Arc::new(Shared { socket, stopping: AtomicBool::new(false), clients: Mutex::default() });
+        let shared = Arc::new(Shared {
+            socket,
+            stopping: AtomicBool::new(false),
+            clients: Mutex::default(),
+            left: Condvar::new(),
+        });
         let accepting = {
             let shared = Arc::clone(&shared);
             thread::Builder::new().name("control".into()).spawn(move || accept_clients(&shared, &operations))
@@ -93,11 +104,14 @@ impl Drop for Server {
             // A panic there has been reported by the panic hook already.
             let _ = accepting.join();
         }
-        for client in self.shared.clients.lock().connected.values() {
+        self.shared.socket.remove();
+        let mut clients = self.shared.clients.lock();
+        for client in clients.connected.values() {
             end(&client.stream);
         }
-        // Clients' threads end by themselves, each holding `shared`; the file must not wait for them.
-        self.shared.socket.remove();
+        // The threads hold `operations`, whose owner expects to be the last to do so.
+        let deadline = Instant::now() + PARTING;
+        while clients.threads > 0 && !self.shared.left.wait_until(&mut clients, deadline).timed_out() {}
     }
 }
 
@@ -138,6 +152,7 @@ fn serve_in_thread(
             if let Err(error) = serve(stream, operations.as_ref(), heard) {
                 debug!(%error, "a control client's connection ends");
             }
+            drop(operations);
             shared.leave(id);
         })
     };
@@ -157,6 +172,7 @@ impl Shared {
         }
         let id = clients.next_id;
         clients.next_id += 1;
+        clients.threads += 1;
         clients.connected.insert(id, Connected { stream, last_heard: Instant::now() });
         id
     }
@@ -168,7 +184,10 @@ impl Shared {
     }
 
     fn leave(&self, id: u64) {
-        self.clients.lock().connected.remove(&id);
+        let mut clients = self.clients.lock();
+        clients.connected.remove(&id);
+        clients.threads -= 1;
+        self.left.notify_all();
     }
 }
 

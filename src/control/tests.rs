@@ -350,6 +350,17 @@ fn dropping_the_server_ends_clients_and_removes_the_socket_at_once() {
 }
 
 #[test]
+fn dropped_server_has_let_go_of_the_switch_though_clients_were_connected() {
+    for _ in 0..20 {
+        let rig = Rig::start();
+        let clients: Vec<_> = (0..4).map(|_| rig.client()).collect();
+        drop(rig.server);
+        assert_eq!(Arc::strong_count(&rig.switch), 1);
+        drop(clients);
+    }
+}
+
+#[test]
 fn nobody_at_the_socket_says_what_to_try() {
     let error = Client::connect("/nonexistent/s".as_ref()).unwrap_err().to_string();
     assert!(error.starts_with("--socket /nonexistent/s: "), "{error}");
