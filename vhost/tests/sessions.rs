@@ -161,7 +161,10 @@ fn server_stops_at_once_in_every_state() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let (_busy, _waiting) = full_backlog(&path);
-    stops(Host::at(dir, path.clone(), new_port(1), Endpoint::Connect(path)), "front-end that accepts nobody");
+    let host = Host::at(dir, path.clone(), new_port(1), Endpoint::Connect(path));
+    // Long enough for the session's thread to come to its first try.
+    thread::sleep(Duration::from_millis(50));
+    stops(host, "front-end that accepts nobody");
 
     let (host, near) = connected();
     wait_until("connected", || host.port.status().connections == 1);
