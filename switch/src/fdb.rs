@@ -183,9 +183,6 @@ impl fmt::Debug for Fdb {
 }
 
 impl Fdb {
-    /// Addresses that a table holds unless the operator says otherwise.
-    pub const DEFAULT_CAPACITY: usize = 65_536;
-
     /// An empty table for `capacity` addresses.
     pub fn new(capacity: usize) -> Self {
         let buckets = (capacity.max(1) * 2).div_ceil(WAYS).max(PROBES).next_power_of_two();
