@@ -23,6 +23,7 @@ use crate::control::protocol::{
     Stats, WorkerInfo,
 };
 use crate::driver::{OpenPort, open};
+use crate::notify::Trigger;
 use crate::port::{Driver, Port};
 use crate::revalidator::{Alarm, Revalidator};
 use crate::topology::{Published, Topology};
@@ -53,11 +54,11 @@ struct PortTable {
 }
 
 impl Appliance {
-    /// Starts workers and opens every port of `config`.
+    /// Starts workers and opens every port of `config`. A thread that fails pulls `trigger`.
     ///
     /// # Errors
     /// A thread cannot be made, or a port cannot be opened; everything opened so far is closed again.
-    pub fn start(config: &Config) -> Result<Self, OperationError> {
+    pub fn start(config: &Config, trigger: &Trigger) -> Result<Self, OperationError> {
         let worker_count = config.workers.len();
         let fabric = Arc::new(Fabric {
             topology: Published::new(Topology::new(0, &[], worker_count)),
@@ -69,11 +70,13 @@ impl Appliance {
         let failed = |error: io::Error| OperationError::failed(format!("cannot start a thread: {error}"));
         let workers = (0..)
             .zip(&config.workers)
-            .map(|(index, &cpu)| WorkerHandle::start(index, cpu, config.poll, Arc::clone(&fabric)))
+            .map(|(index, &cpu)| {
+                WorkerHandle::start(index, cpu, config.poll, Arc::clone(&fabric), trigger.vital())
+            })
             .collect::<Result<Vec<_>, _>>()
             .map_err(failed)?;
         let shared = workers.iter().map(|worker| Arc::downgrade(&worker.shared)).collect();
-        let revalidator = Revalidator::start(Arc::clone(&fabric), shared).map_err(failed)?;
+        let revalidator = Revalidator::start(Arc::clone(&fabric), shared, trigger.vital()).map_err(failed)?;
         let appliance = Self { mode: config.poll, workers, revalidator, fabric, ports: Mutex::default() };
         for spec in &config.ports {
             appliance.port_add(spec.clone())?;
@@ -82,6 +85,8 @@ impl Appliance {
     }
 
     /// Publishes the ports of `table` and waits until every worker uses them, and them only.
+    ///
+    /// Nothing that a worker touches can go before that: it holds the snapshot that it uses.
     fn publish(&self, table: &PortTable) {
         let epoch = self.fabric.topology.epoch() + 1;
         let ports: Vec<_> = table.open.iter().map(|open| Arc::clone(&open.port)).collect();
@@ -89,8 +94,11 @@ impl Appliance {
         let deadline = Instant::now() + RETIRE_TIMEOUT;
         for worker in &self.workers {
             worker.shared.waker.wake();
-            while worker.shared.seen_epoch.load(Ordering::Acquire) < epoch && Instant::now() < deadline {
-                thread::sleep(Duration::from_micros(50));
+        }
+        for (index, worker) in self.workers.iter().enumerate() {
+            // Acquire: what the worker did with older snapshots is done; partner: the release in `Worker::take_queues`.
+            if !soon(deadline, || worker.shared.seen_epoch.load(Ordering::Acquire) >= epoch) {
+                tracing::error!(worker = index, "does not take over a change of ports; it may be stuck");
             }
         }
         self.fabric.changes.ring();
@@ -125,16 +133,24 @@ impl Appliance {
             mtu: port.spec.mtu,
             counters,
         };
-        if let Driver::VhostUser(guest) = &port.driver {
-            let status = guest.status();
-            info.state = match (&status.fault, status.connected) {
-                (Some(_), true) => PortState::Stopped,
-                (None, true) => PortState::Connected,
-                (_, false) => PortState::Waiting,
-            };
-            info.fault = status.fault.map(|fault| fault.to_string());
-            info.features = status.negotiated.names().into_iter().map(str::to_owned).collect();
-            info.queue_pairs_enabled = status.live_pairs;
+        match &port.driver {
+            Driver::VhostUser(guest) => {
+                let status = guest.status();
+                info.state = match (&status.fault, status.connected) {
+                    (Some(_), true) => PortState::Stopped,
+                    (None, true) => PortState::Connected,
+                    (_, false) => PortState::Waiting,
+                };
+                info.fault = status.fault.map(|fault| fault.to_string());
+                info.features = status.negotiated.names().into_iter().map(str::to_owned).collect();
+                info.queue_pairs_enabled = status.live_pairs;
+            }
+            Driver::Tap(tap) => {
+                info.fault = tap.fault();
+                if info.fault.is_some() {
+                    info.state = PortState::Stopped;
+                }
+            }
         }
         info
     }
@@ -157,6 +173,17 @@ impl Appliance {
         let id = PortId::new(u16::try_from(id).ok()?)?;
         self.fabric.topology.load().port(id).map(|port| port.spec.name.clone())
     }
+}
+
+/// Waits until `done`, or until `deadline`; says whether it is done.
+fn soon(deadline: Instant, done: impl Fn() -> bool) -> bool {
+    while !done() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_micros(50));
+    }
+    true
 }
 
 impl PortTable {
@@ -220,16 +247,22 @@ impl Operations for Appliance {
         let (gone, left): (Vec<_>, Vec<_>) =
             std::mem::take(&mut table.open).into_iter().partition(|open| Arc::ptr_eq(&open.port, &port));
         table.open = left;
-        // Workers let go of the port first; then what was learned from it goes, and only then its sockets.
+        // Workers let go of the port first, then the revalidator, which would teach the addresses of its flows again; then
+        // what was learned from it goes, and only then its sockets.
         self.publish(&table);
-        self.fabric.fdb.remove_port(port.id);
         for flow in self.revalidator.flows.lock().iter().filter(|flow| flow.in_port() == port.id) {
             flow.kill();
         }
+        self.fabric.fdb.remove_port(port.id);
+        self.fabric.changes.ring();
         for worker in &self.workers {
             worker.send(Message::ForgetPort(port.id));
         }
         drop(gone);
+        // The revalidator and readers of statistics hold a snapshot for a moment. An interface can be opened again once
+        // the last of them let go.
+        soon(Instant::now() + RETIRE_TIMEOUT, || Arc::strong_count(&port) == 1);
+        drop(port);
         tracing::info!(port = name, "port deleted");
         Ok(())
     }
@@ -295,7 +328,6 @@ impl Operations for Appliance {
                 cpu: worker.cpu,
                 mode: self.mode.name().to_owned(),
                 iterations: get(&shared.rounds),
-                #[allow(clippy::cast_precision_loss, reason = "a share, shown with a few digits")]
                 busy_cycles: get(&shared.busy_cycles),
                 busy: get(&shared.busy_cycles) as f64 / get(&shared.total_cycles).max(1) as f64,
                 sleeps: get(&shared.sleeps),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
 
 use parking_lot::Mutex;
 use vsteer_switch::egress::OffloadCaps;
@@ -35,8 +36,11 @@ pub enum OpenError {
     /// The TAP interface cannot be had.
     #[error(transparent)]
     Tap(#[from] TapError),
-    /// The system has no threads or descriptors left.
-    #[error("the session cannot be started: {0}; raise the limits of threads and open files")]
+    /// The system has no threads or descriptors left, or no folder for temporary files.
+    #[error(
+        "the session cannot be started: {0}; raise the limits of threads and open files, or set TMPDIR to a folder that \
+         can be written"
+    )]
     System(#[from] std::io::Error),
 }
 
@@ -113,6 +117,7 @@ fn open_tap(id: PortId, spec: PortSpec, interface: String, workers: usize) -> Re
         receivers: receivers.into_iter().map(Mutex::new).collect(),
         transmitters: transmitters.into(),
         caps,
+        failed: AtomicI32::new(0),
     });
     Ok(OpenPort { port: Arc::new(Port::new(id, spec, driver, workers)), _server: None, _socket: None })
 }

@@ -38,7 +38,7 @@ fn run(args: &RunArgs) -> Result<(), Box<dyn Error>> {
     }
     logging::start(args.log())?;
     let mut shutdown = Shutdown::new()?;
-    let appliance = Arc::new(Appliance::start(&config)?);
+    let appliance = Arc::new(Appliance::start(&config, &shutdown.trigger())?);
     let control = config
         .control
         .as_deref()
@@ -50,7 +50,10 @@ fn run(args: &RunArgs) -> Result<(), Box<dyn Error>> {
     notify::stopping();
     drop(control);
     drop(appliance);
-    Ok(())
+    match signal {
+        Some(_) => Ok(()),
+        None => Err("a thread of the switch failed, which is a bug: see above; start vsteer again".into()),
+    }
 }
 
 /// Prints on standard output; a reader that has gone is no error.

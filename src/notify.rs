@@ -29,7 +29,7 @@ fn tell(states: &[NotifyState]) {
 /// Made before any other thread starts, so that no moment is left in which a signal kills the process half way.
 ///
 /// # Concurrency
-/// One thread waits; [`Trigger`]s may be pulled by any.
+/// One thread waits; a [`Trigger`] may be pulled by any.
 #[derive(Debug)]
 pub struct Shutdown {
     signals: Signals,
@@ -38,6 +38,19 @@ pub struct Shutdown {
 /// Ends the wait of a [`Shutdown`] from inside the process.
 #[derive(Debug, Clone)]
 pub struct Trigger(Handle);
+
+/// Held by a thread without which the switch is of no use: if the thread panics, this ends the process in good order, and
+/// its supervisor starts it anew. Guests keep their network over that.
+#[derive(Debug)]
+pub struct Vital(Trigger);
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.pull();
+        }
+    }
+}
 
 impl Shutdown {
     /// Catches the signals from now on.
@@ -48,7 +61,7 @@ impl Shutdown {
         Ok(Self { signals: Signals::new([SIGTERM, SIGINT])? })
     }
 
-    /// A trigger for other threads, which may find that going on makes no sense.
+    /// A trigger for other threads.
     pub fn trigger(&self) -> Trigger {
         Trigger(self.signals.handle())
     }
@@ -61,6 +74,11 @@ impl Shutdown {
 }
 
 impl Trigger {
+    /// For a thread to hold: a panic of that thread pulls the trigger.
+    pub fn vital(&self) -> Vital {
+        Vital(self.clone())
+    }
+
     /// Ends the wait, now or when it begins.
     pub fn pull(&self) {
         self.0.close();
@@ -80,7 +98,15 @@ mod tests {
         signal_hook::low_level::raise(SIGINT).unwrap();
         assert_eq!(shutdown.wait(), Some("SIGINT"));
         let trigger = shutdown.trigger();
-        std::thread::spawn(move || trigger.pull());
+        let (well, ill) = (trigger.vital(), trigger.vital());
+        std::thread::spawn(move || drop(well)).join().unwrap();
+        signal_hook::low_level::raise(SIGTERM).unwrap();
+        assert_eq!(shutdown.wait(), Some("SIGTERM"), "a thread that ends in peace pulls nothing");
+        let panicking = std::thread::spawn(move || {
+            let _ill = ill;
+            panic!("on purpose");
+        });
         assert_eq!(shutdown.wait(), None);
+        assert!(panicking.join().is_err());
     }
 }

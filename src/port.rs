@@ -1,6 +1,8 @@
 //! A port of the appliance: what the switch knows of it by number, and the driver that moves its packets.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use parking_lot::Mutex;
 use vsteer_switch::counters::PortCounters;
@@ -40,6 +42,22 @@ pub struct TapPort {
     pub transmitters: Box<[TapTransmitter]>,
     /// What the host takes unfinished.
     pub caps: OffloadCaps,
+    /// The errno with which a queue failed for good; 0 while none has. Written by workers, read by control threads.
+    pub failed: AtomicI32,
+}
+
+impl TapPort {
+    /// Why nothing comes from the host any more, if a queue failed.
+    pub fn fault(&self) -> Option<String> {
+        // Relaxed: the number stands alone.
+        let errno = self.failed.load(Ordering::Relaxed);
+        (errno != 0).then(|| {
+            let error = io::Error::from_raw_os_error(errno);
+            format!(
+                "reading from the interface failed: {error}; was it deleted? delete the port and add it again"
+            )
+        })
+    }
 }
 
 /// A port.

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use vsteer_switch::megaflow::Megaflow;
 use vsteer_switch::revalidate::{refresh_source, still_valid};
 
+use crate::notify::Vital;
 use crate::port::Driver;
 use crate::topology::Topology;
 use crate::worker::{Fabric, Message, Shared};
@@ -57,7 +58,8 @@ impl Alarm {
         if !self.rung.load(Ordering::SeqCst) {
             thread::park_timeout(timeout);
         }
-        self.rung.store(false, Ordering::SeqCst);
+        // An exchange, not a store: it takes over what the last ring before it announced, and a later one stays.
+        self.rung.swap(false, Ordering::SeqCst);
     }
 }
 
@@ -78,11 +80,11 @@ pub struct Revalidator {
 }
 
 impl Revalidator {
-    /// Starts the thread; `workers` are told of flows that are over, by index.
+    /// Starts the thread, which holds `vital`; `workers` are told of flows that are over, by index.
     ///
     /// # Errors
     /// The thread cannot be made.
-    pub fn start(fabric: Arc<Fabric>, workers: Vec<Weak<Shared>>) -> std::io::Result<Self> {
+    pub fn start(fabric: Arc<Fabric>, workers: Vec<Weak<Shared>>, vital: Vital) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let flows = Arc::<FlowList>::default();
         let state = State {
@@ -93,7 +95,10 @@ impl Revalidator {
             refreshed_ms: 0,
         };
         let stopping = Arc::clone(&stop);
-        let thread = thread::Builder::new().name("revalidator".into()).spawn(move || state.run(&stopping))?;
+        let thread = thread::Builder::new().name("revalidator".into()).spawn(move || {
+            let _vital = vital;
+            state.run(&stopping);
+        })?;
         Ok(Self { fabric, stop, flows, thread: Some(thread) })
     }
 }
@@ -103,7 +108,7 @@ impl Drop for Revalidator {
         self.stop.store(true, Ordering::SeqCst);
         self.fabric.changes.ring();
         if let Some(thread) = self.thread.take() {
-            // A panic there was our own bug and is on stderr already.
+            // A panic there was our own bug, is on stderr already, and ends the process.
             let _ = thread.join();
         }
     }
@@ -123,9 +128,8 @@ impl State {
     fn run(mut self, stop: &AtomicBool) {
         while !stop.load(Ordering::SeqCst) {
             self.fabric.changes.sleep(PERIOD);
-            let topology = self.fabric.topology.load();
             let now_ms = self.fabric.now_ms();
-            self.go_through_flows(&topology, now_ms);
+            let topology = self.go_through_flows(now_ms);
             if now_ms.saturating_sub(self.refreshed_ms) >= 1000 {
                 self.refreshed_ms = now_ms;
                 self.fabric.fdb.expire(now_ms, ADDRESS_AGE_MS, |entry| {
@@ -133,16 +137,20 @@ impl State {
                 });
                 report_faults(&topology);
             }
+            drop(topology);
             thread::sleep(BREATH);
         }
     }
 
-    /// Takes over new flows, ends those that are wrong or idle, and refreshes the addresses of the others.
-    fn go_through_flows(&mut self, topology: &Topology, now_ms: u64) {
+    /// Takes over new flows, ends those that are wrong or idle, and refreshes the addresses of the others. Returns the
+    /// snapshot of the ports that it went by.
+    fn go_through_flows(&mut self, now_ms: u64) -> Arc<Topology> {
         let fabric = &*self.fabric;
+        let mut flows = self.flows.lock();
+        // Under the lock: whoever published a snapshot and then takes the lock knows that no older one is used any more.
+        let topology = fabric.topology.load();
         // Read before the flows are checked: a change that comes meanwhile is found in the next round.
         let state = (topology.switch.generation(), fabric.fdb.generation());
-        let mut flows = self.flows.lock();
         let known = flows.len();
         while let Some(flow) = fabric.new_flows.pop() {
             flows.push(flow);
@@ -167,6 +175,7 @@ impl State {
             false
         });
         self.checked = state;
+        topology
     }
 }
 

@@ -202,7 +202,7 @@ pub enum PortState {
     Connected,
     /// Nobody is at the other side yet, or again.
     Waiting,
-    /// The other side broke a rule, see [`PortInfo::fault`].
+    /// The other side broke a rule, or the interface is gone: see [`PortInfo::fault`].
     Stopped,
 }
 

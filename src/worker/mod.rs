@@ -30,6 +30,7 @@ use vsteer_switch::megaflow::Megaflow;
 use vsteer_switch::packet::Burst;
 use vsteer_switch::pipeline::{Context, Events, Pipeline, PipelineConfig, PipelineStats};
 use vsteer_switch::port::PortId;
+use vsteer_vhost::net::port::{PairSet, VhostPort};
 use vsteer_vhost::net::queue::KickPoller;
 
 use self::clock::Clock;
@@ -38,7 +39,8 @@ use self::idle::{Idle, Next};
 use self::waker::Waker;
 use crate::config::PollMode;
 use crate::nic::tap::RxOutcome;
-use crate::port::Driver;
+use crate::notify::Vital;
+use crate::port::{Driver, Port, TapPort};
 use crate::topology::{Published, RxPort, Topology, members};
 
 /// Longest sleep: how soon a worker looks around although nothing woke it.
@@ -133,11 +135,17 @@ pub struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// Starts worker `index`, pinned to `cpu` if given.
+    /// Starts worker `index`, pinned to `cpu` if given; it holds `vital`.
     ///
     /// # Errors
     /// The thread or its descriptors cannot be made.
-    pub fn start(index: u16, cpu: Option<usize>, mode: PollMode, fabric: Arc<Fabric>) -> io::Result<Self> {
+    pub fn start(
+        index: u16,
+        cpu: Option<usize>,
+        mode: PollMode,
+        fabric: Arc<Fabric>,
+        vital: Vital,
+    ) -> io::Result<Self> {
         let pipeline = Pipeline::new(PipelineConfig { worker: index, ..PipelineConfig::default() });
         let shared = Arc::new(Shared {
             seen_epoch: AtomicU64::new(0),
@@ -153,6 +161,7 @@ impl WorkerHandle {
         });
         let for_thread = Arc::clone(&shared);
         let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let _vital = vital;
             if let Some(cpu) = cpu
                 && let Err(error) = crate::config::pin_to(cpu)
             {
@@ -163,9 +172,10 @@ impl WorkerHandle {
         Ok(Self { shared, cpu, thread: Some(thread) })
     }
 
-    /// Sends a message.
+    /// Sends a message, which is read at once.
     pub fn send(&self, message: Message) {
         self.shared.inbox.push(message);
+        self.shared.waker.wake();
     }
 }
 
@@ -174,7 +184,7 @@ impl Drop for WorkerHandle {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.shared.waker.wake();
         if let Some(thread) = self.thread.take() {
-            // A panic there was our own bug and is on stderr already.
+            // A panic there was our own bug, is on stderr already, and ends the process.
             let _ = thread.join();
         }
     }
@@ -280,8 +290,7 @@ impl Worker {
             let counters = &port.counters[*index];
             match &port.driver {
                 Driver::VhostUser(guest) => {
-                    let started = guest.started_transmitqs();
-                    for pair in members([queues[0] & started[0], queues[1] & started[1]]) {
+                    for pair in started(guest, *queues) {
                         let received = guest.receive(pair, burst, &mut scratch.vhost, counters);
                         let Some(received) = received else { continue };
                         found = true;
@@ -293,7 +302,11 @@ impl Worker {
                 Driver::Tap(tap) => {
                     for queue in members(*queues) {
                         let Some(mut receiver) = tap.receivers[queue].try_lock() else { continue };
-                        count_received(&receiver.fill(port.id, burst), counters);
+                        let outcome = receiver.fill(port.id, burst);
+                        count_received(&outcome, counters);
+                        if let Some(errno) = outcome.failed {
+                            report_failure(port, tap, errno);
+                        }
                         if burst.is_empty() {
                             continue;
                         }
@@ -359,8 +372,7 @@ impl Worker {
         let mut pending = false;
         for RxPort { port, queues } in assigned {
             if let Driver::VhostUser(guest) = &port.driver {
-                let started = guest.started_transmitqs();
-                for pair in members([queues[0] & started[0], queues[1] & started[1]]) {
+                for pair in started(guest, *queues) {
                     pending |= guest.request_kick(pair);
                 }
             }
@@ -373,10 +385,12 @@ impl Worker {
             self.tick();
         }
         for RxPort { port, queues } in assigned {
-            for queue in members(*queues) {
-                match &port.driver {
-                    Driver::VhostUser(guest) => guest.suppress_kicks(queue),
-                    Driver::Tap(tap) => {
+            match &port.driver {
+                Driver::VhostUser(guest) => {
+                    started(guest, *queues).for_each(|pair| guest.suppress_kicks(pair))
+                }
+                Driver::Tap(tap) => {
+                    for queue in members(*queues) {
                         if let Some(mut receiver) = tap.receivers[queue].try_lock() {
                             receiver.resume();
                         }
@@ -385,6 +399,21 @@ impl Worker {
             }
         }
     }
+}
+
+/// The pairs among `queues` that the guest has started: the others are not worth a look.
+#[inline]
+fn started(guest: &VhostPort, queues: PairSet) -> impl Iterator<Item = usize> {
+    let started = guest.started_transmitqs();
+    members([queues[0] & started[0], queues[1] & started[1]])
+}
+
+/// Notes that a queue failed for good, which is told once for each.
+#[cold]
+fn report_failure(port: &Port, tap: &TapPort, errno: i32) {
+    tap.failed.store(errno, Ordering::Relaxed);
+    let fault = tap.fault();
+    tracing::error!(port = port.spec.name, fault, "the host's port is stopped");
 }
 
 /// Counts what a fill from the host did.
