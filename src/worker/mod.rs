@@ -1,7 +1,7 @@
 //! A worker: polls its queues, switches what it finds, transmits, and sleeps when there is nothing.
 //!
 //! One thread each, run to completion: a burst that was received has left the switch before the next is looked for. A
-//! worker owns its pipeline and caches; what it shares with others is listed at [`Shared`]. Modules in the order in which
+//! worker owns its pipeline and caches; what it shares with others is listed at `Shared`. Modules in the order in which
 //! a round meets them.
 
 /// Where packets leave: the pipeline's view of the ports.

@@ -1,7 +1,7 @@
 //! Counters of a port.
 //!
 //! # Concurrency
-//! Each worker has its own [`PortCounters`] for each port and is the only one to add to it, so adding is a plain load and
+//! Each worker has its own `PortCounters` for each port and is the only one to add to it, so adding is a plain load and
 //! store. Anybody may read at any time; a reader sees each counter move forward only.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -4,8 +4,8 @@
 //! guest that changes its memory under us changes nothing that was decided. The **tail** is the rest, left where it lies
 //! (guest memory, a NIC buffer) and copied exactly once, into the egress port's buffer.
 //!
-//! A worker owns one [`Burst`] and reuses it for ever: nothing here allocates once it is made. An ingress port fills it,
-//! the pipeline reads heads, egress ports read [`Frame`]s. The source buffers go back to their owner only after every
+//! A worker owns one `Burst` and reuses it for ever: nothing here allocates once it is made. An ingress port fills it,
+//! the pipeline reads heads, egress ports read `Frame`s. The source buffers go back to their owner only after every
 //! egress port has copied, which is what makes the tail's pointers valid.
 
 #![allow(

@@ -1,12 +1,12 @@
 //! The pipeline: a burst of packets from one ingress port, through the tables, out of the egress ports.
 //!
-//! One pipeline per worker, which calls [`Pipeline::process`] for each burst it received and clears the burst after. The
+//! One pipeline per worker, which calls `Pipeline::process` for each burst it received and clears the burst after. The
 //! way of a burst, each pass over all packets before the next, so that memory arrives while other packets are worked on:
 //! 1. Keys: extract as deep as the port's megaflows look, pick the words that matter, hash, prefetch. Neighbours with the
 //!    same words are a *run*; only its first packet is looked up.
-//! 2. Exact-match cache ([`flow_cache`](crate::flow_cache)).
-//! 3. Classifier ([`classifier`](crate::classifier)), for the runs that the cache does not know.
-//! 4. Slow path ([`slow_path`](crate::slow_path)), for the packets that are in no megaflow: inline, under a budget of the
+//! 2. Exact-match cache (`flow_cache.rs`).
+//! 3. Classifier (`classifier.rs`), for the runs that the cache does not know.
+//! 4. Slow path (`slow_path.rs`), for the packets that are in no megaflow: inline, under a budget of the
 //!    port, so that nothing waits for another thread and a port that scans addresses slows itself only.
 //! 5. Verdicts: count once per stretch of packets with the same fate, run actions, gather packets per egress port.
 //! 6. Transmit: each egress port gets its packets in one batch, in order of arrival.

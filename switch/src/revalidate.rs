@@ -1,8 +1,8 @@
 //! Checking megaflows against the present state of the switch; the thread that does so is the caller's.
 //!
 //! The revalidator holds a reference to every megaflow. Whenever the configuration or the forwarding database changed
-//! since a flow was last checked ([`Megaflow::seen`] for a new one), it asks [`still_valid`] and kills those that are
-//! not. From time to time it calls [`refresh_source`], as packets that only the caches see would otherwise let their
+//! since a flow was last checked (`Megaflow::seen` for a new one), it asks `still_valid` and kills those that are
+//! not. From time to time it calls `refresh_source`, as packets that only the caches see would otherwise let their
 //! addresses age.
 
 use crate::fdb::{Fdb, Learned};

@@ -1,6 +1,6 @@
 //! Guest memory as this process sees it.
 //!
-//! A [`RegionTable`] is an immutable snapshot of a front-end's memory table. Each ring holds one, and with it the
+//! A `RegionTable` is an immutable snapshot of a front-end's memory table. Each ring holds one, and with it the
 //! mappings, so that a new table never pulls memory from under a burst: the session thread swaps the ring's table under
 //! the ring's lock, and the old mappings go when the last snapshot does.
 //!

@@ -1,7 +1,7 @@
 //! Work that a frame still needs when its egress port lacks the offload for it.
 //!
 //! Checksum and segmentation state travels with a packet as metadata, so that between two guests neither is ever done.
-//! An egress port passes each frame through [`Finisher::finish`] before it copies: most frames come out as they went in,
+//! An egress port passes each frame through `Finisher::finish` before it copies: most frames come out as they went in,
 //! after a few compares; the others come out as one or more finished frames, which the port transmits one by one.
 //!
 //! The frame may be on its way to several ports, so its head is never written: new headers go to the finisher's scratch

@@ -2,7 +2,7 @@
 //!
 //! A key is also an array of 64-bit words, and caches work on words: hashing, masking and comparing never look at
 //! fields. The words are ordered by the depth of the headers they come from, so that extraction can stop early and a
-//! cache that only looks at the first words never touches the rest. Extraction writes keys, [`Mask`]s have the same
+//! cache that only looks at the first words never touches the rest. Extraction writes keys, `Mask`s have the same
 //! layout with a one for each bit that matters.
 //!
 //! Fields that a packet lacks are zero. IPv4 addresses lie in the last four bytes of the 16-byte address fields.

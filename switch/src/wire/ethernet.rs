@@ -1,6 +1,6 @@
 //! Ethernet II frames with up to two VLAN tags.
 //!
-//! [`Link::parse`] runs for every packet, so it checks the length once: a head long enough for two tags, which is every
+//! `Link::parse` runs for every packet, so it checks the length once: a head long enough for two tags, which is every
 //! real one, takes a path without further checks.
 //!
 //! # Source

@@ -1,7 +1,7 @@
 //! IPv6 headers and the walk over extension headers.
 //!
 //! The walk passes hop-by-hop options, routing, destination options, fragment and authentication headers, at most
-//! [`MAX_EXTENSIONS`] of them. It ends at the first other header, at one that does not lie whole in the head, and behind
+//! `MAX_EXTENSIONS` of them. It ends at the first other header, at one that does not lie whole in the head, and behind
 //! the header of a later fragment; the number of the header where it ended becomes the protocol. Ending too early is
 //! merely less exact: such a packet has no transport fields, it is never matched on wrong ones.
 //!

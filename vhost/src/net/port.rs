@@ -3,7 +3,7 @@
 //! `rx` and `tx` are the switch's here as everywhere: it receives from the guest's **transmitq** and transmits into the
 //! guest's **receiveq**. Queue pair `n` is receiveq `2n` and transmitq `2n + 1` (virtio 1.3 §5.1.2).
 //!
-//! Workers call [`VhostPort::receive`] and [`VhostPort::transmit`]; session threads start and stop the rings.
+//! Workers call `VhostPort::receive` and `VhostPort::transmit`; session threads start and stop the rings.
 
 use std::fs::File;
 use std::sync::Arc;

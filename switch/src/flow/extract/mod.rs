@@ -1,6 +1,6 @@
 //! Extraction of flow keys from packet heads: the first thing a worker does with every packet.
 //!
-//! [`extract`] fills the leading words of a [`FlowKey`] to the [`Depth`] that the ingress port's rules need, each of
+//! [`extract`] fills the leading words of a `FlowKey` to the `Depth` that the ingress port's rules need, each of
 //! them whether the packet has the field or not, and leaves deeper words as they are. The words of a shallow key equal
 //! those of a deeper one of the same packet, or caches of different depths would disagree on a flow.
 //!
