@@ -23,11 +23,12 @@ use crate::control::protocol::{
     Stats, WorkerInfo,
 };
 use crate::driver::{OpenPort, open};
+use crate::fabric::{Alarm, Fabric};
 use crate::notify::Trigger;
 use crate::port::{Driver, Port};
-use crate::revalidator::{Alarm, Revalidator};
+use crate::revalidator::Revalidator;
 use crate::topology::{Published, Topology};
-use crate::worker::{Fabric, Message, WorkerHandle};
+use crate::worker::{Message, WorkerHandle};
 
 /// Addresses that can be learned in all.
 const FDB_CAPACITY: usize = 32_768;

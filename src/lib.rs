@@ -30,6 +30,9 @@ pub mod port;
 /// Snapshots of ports and assignments, published to the workers.
 pub mod topology;
 
+/// What all threads share.
+pub mod fabric;
+
 /// The threads that move packets.
 pub mod worker;
 

@@ -6,18 +6,19 @@
 //! it out. No worker ever waits for it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
-use std::thread::{self, JoinHandle, Thread};
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use vsteer_switch::megaflow::Megaflow;
 use vsteer_switch::revalidate::{refresh_source, still_valid};
 
+use crate::fabric::Fabric;
 use crate::notify::Vital;
 use crate::port::Driver;
 use crate::topology::Topology;
-use crate::worker::{Fabric, Message, Shared};
+use crate::worker::{Message, Shared};
 
 /// How often flows and addresses are aged.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -30,38 +31,6 @@ const ADDRESS_AGE_MS: u64 = 300_000;
 
 /// Pause after a round, so that a storm of changes costs a part of a core at most.
 const BREATH: Duration = Duration::from_millis(1);
-
-/// Wakes the revalidator before its time.
-///
-/// # Concurrency
-/// Any thread may ring, at the cost of an atomic exchange, and of one system call for the first ring that finds the
-/// revalidator asleep.
-#[derive(Debug, Default)]
-pub struct Alarm {
-    rung: AtomicBool,
-    sleeper: OnceLock<Thread>,
-}
-
-impl Alarm {
-    /// Wakes the revalidator.
-    pub fn ring(&self) {
-        if !self.rung.swap(true, Ordering::SeqCst)
-            && let Some(sleeper) = self.sleeper.get()
-        {
-            sleeper.unpark();
-        }
-    }
-
-    /// Sleeps until the next ring, `timeout` at most.
-    fn sleep(&self, timeout: Duration) {
-        let _ = self.sleeper.set(thread::current());
-        if !self.rung.load(Ordering::SeqCst) {
-            thread::park_timeout(timeout);
-        }
-        // An exchange, not a store: it takes over what the last ring before it announced, and a later one stays.
-        self.rung.swap(false, Ordering::SeqCst);
-    }
-}
 
 /// Every megaflow there is, as the revalidator and the control socket see them.
 ///

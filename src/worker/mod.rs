@@ -25,10 +25,9 @@ use std::time::{Duration, Instant};
 use crossbeam_queue::SegQueue;
 use vsteer_switch::counters::PortCounters;
 use vsteer_switch::drop_reason::DropReason;
-use vsteer_switch::fdb::Fdb;
 use vsteer_switch::megaflow::Megaflow;
 use vsteer_switch::packet::Burst;
-use vsteer_switch::pipeline::{Context, Events, Pipeline, PipelineConfig, PipelineStats};
+use vsteer_switch::pipeline::{Context, Pipeline, PipelineConfig, PipelineStats};
 use vsteer_switch::port::PortId;
 use vsteer_vhost::net::port::{PairSet, VhostPort};
 use vsteer_vhost::net::queue::KickPoller;
@@ -38,10 +37,11 @@ use self::egress::{Egress, EgressScratch};
 use self::idle::{Idle, Next};
 use self::waker::Waker;
 use crate::config::PollMode;
+use crate::fabric::Fabric;
 use crate::nic::tap::RxOutcome;
 use crate::notify::Vital;
 use crate::port::{Driver, Port, TapPort};
-use crate::topology::{Published, RxPort, Topology, members};
+use crate::topology::{RxPort, Topology, members};
 
 /// Longest sleep: how soon a worker looks around although nothing woke it.
 const MAX_SLEEP_MS: i32 = 1000;
@@ -51,42 +51,6 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Messages that a worker takes from its inbox in one round, so that packets never wait for long.
 const INBOX_BATCH: usize = 64;
-
-/// What all workers share.
-#[derive(Debug)]
-pub struct Fabric {
-    /// Ports and assignments.
-    pub topology: Published,
-    /// Learned addresses.
-    pub fdb: Fdb,
-    /// Megaflows that were installed and are not yet with the revalidator.
-    pub new_flows: SegQueue<Arc<Megaflow>>,
-    /// The start of the clock of all times in milliseconds.
-    pub start: Instant,
-    /// Wakes the revalidator.
-    pub changes: crate::revalidator::Alarm,
-}
-
-impl Fabric {
-    /// Milliseconds since the start.
-    pub fn now_ms(&self) -> u64 {
-        self.ms(Instant::now())
-    }
-
-    fn ms(&self, now: Instant) -> u64 {
-        u64::try_from(now.duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-impl Events for Fabric {
-    fn flow_installed(&self, flow: Arc<Megaflow>) {
-        self.new_flows.push(flow);
-    }
-
-    fn fdb_changed(&self) {
-        self.changes.ring();
-    }
-}
 
 /// What other threads send to a worker.
 #[derive(Debug)]
