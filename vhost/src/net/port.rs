@@ -492,9 +492,8 @@ impl VhostPort {
             .and_then(|memory| SplitRing::new(setup, memory, features, next_avail));
         match ring {
             Ok(mut ring) => {
-                if queue.is_multiple_of(2) {
-                    ring.suppress_kicks();
-                }
+                // A kick is a system call for the guest: nobody wants one until the worker asks, before it sleeps.
+                ring.suppress_kicks();
                 state.ring = Some(ring);
                 self.set_broken(&mut state, false);
                 if !self.is_broken() {
