@@ -177,7 +177,7 @@ impl Span {
         Span { len: self.len().min(len) as u32, ..*self }
     }
 
-    /// Asks the processor to fetch the first bytes, to read (or to write) them soon.
+    /// Asks the processor to fetch the first bytes, which are needed soon.
     #[inline]
     pub(crate) fn prefetch(&self) {
         prefetch(self.host.as_ptr());
