@@ -40,6 +40,9 @@ pub mod flow_table;
 /// One decision for all packets that agree in the bits that were looked at.
 pub mod megaflow;
 
+/// Rules: what the operator wants done with which packets.
+pub mod rule;
+
 /// The decision itself: a VLAN-aware learning switch.
 pub mod slow_path;
 

@@ -6,21 +6,38 @@
 //! layout with a one for each bit that matters.
 //!
 //! Fields that a packet lacks are zero. IPv4 addresses lie in the last four bytes of the 16-byte address fields.
+//!
+//! Behind the headers come the words of what the switch itself knows about a packet: the tunnel it came out of and its
+//! connection. Nothing fills or matches them yet; they have their place so that the layout, on which every cache and
+//! mask rests, need not change when something does.
 
-use zerocopy::byteorder::big_endian::{U16, U32};
+use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A 48-bit Ethernet address.
 pub type MacAddr = [u8; 6];
 
-/// One VLAN tag as it stands in the frame; all zero when absent.
+/// The bit of a tag in a key that says that the tag is there. In a frame it is the drop-eligible bit, which no key holds.
+pub const VLAN_PRESENT: u16 = 0x1000;
+
+/// One VLAN tag; all zero when absent. In a frame bit 12 of `tci` is the drop-eligible bit, in a key [`VLAN_PRESENT`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VlanTag {
     /// Tag protocol: 0x8100 or 0x88a8.
     pub tpid: U16,
-    /// Priority (3 bits), drop eligible (1 bit), VLAN (12 bits).
+    /// Priority (3 bits), drop eligible or present (1 bit), VLAN (12 bits).
     pub tci: U16,
+}
+
+impl VlanTag {
+    /// The tag as keys hold it, of a tag as it stands in a frame; the absent tag stays as it is.
+    #[inline]
+    #[must_use]
+    pub fn in_key(self) -> Self {
+        let present = if self.tpid == U16::ZERO { 0 } else { VLAN_PRESENT };
+        Self { tpid: self.tpid, tci: U16::new(self.tci.get() & !VLAN_PRESENT | present) }
+    }
 }
 
 /// `FlowKey::ip_frag`: the packet is a fragment.
@@ -40,8 +57,8 @@ pub struct FlowKey {
     // Word 0: where the packet came from.
     /// Ingress port number.
     pub in_port: u32,
-    /// Keeps word 0 whole; always zero.
-    pub reserved0: u32,
+    /// Which pass through the switch this is; zero in the first and only one.
+    pub recirc_id: U32,
     // Words 1-3: link layer.
     /// Ethernet destination.
     pub eth_dst: MacAddr,
@@ -85,6 +102,32 @@ pub struct FlowKey {
     pub hw_dst: MacAddr,
     /// Keeps word 13 whole; always zero.
     pub reserved3: u32,
+
+    // Words 14-16: the connection.
+    /// State of the packet's connection, as bits.
+    pub ct_state: U16,
+    /// Zone that the connection was looked up in.
+    pub ct_zone: U16,
+    /// Mark of the connection.
+    pub ct_mark: U32,
+    /// Label of the connection.
+    pub ct_label: [u8; 16],
+
+    // Words 17-22: the tunnel.
+    /// Tunnel identifier, such as the VNI.
+    pub tun_id: U64,
+    /// Outer source address.
+    pub tun_src: [u8; 16],
+    /// Outer destination address.
+    pub tun_dst: [u8; 16],
+    /// Flags of the tunnel header.
+    pub tun_flags: U16,
+    /// Outer type of service.
+    pub tun_tos: u8,
+    /// Outer time to live.
+    pub tun_ttl: u8,
+    /// Keeps word 22 whole; always zero.
+    pub reserved4: u32,
 }
 
 impl FlowKey {
@@ -112,7 +155,7 @@ pub enum Depth {
     Link,
     /// IP or ARP: words `0..9`.
     Network,
-    /// Transport and neighbour protocols: all words.
+    /// Transport and neighbour protocols: words `0..14`, all that headers fill.
     Transport,
 }
 
@@ -123,7 +166,7 @@ impl Depth {
         match self {
             Depth::Link => 4,
             Depth::Network => 9,
-            Depth::Transport => FlowKey::WORDS,
+            Depth::Transport => 14,
         }
     }
 }
@@ -181,8 +224,8 @@ mod tests {
     }
 
     #[test]
-    fn key_has_no_padding_and_fourteen_words() {
-        assert_eq!(FlowKey::WORDS, 14);
-        assert_eq!(size_of::<FlowKey>(), 112);
+    fn headers_fill_fourteen_words_and_the_switch_nine() {
+        assert_eq!(std::mem::offset_of!(FlowKey, ct_state), Depth::Transport.words() * 8);
+        assert_eq!(FlowKey::WORDS, Depth::Transport.words() + 9);
     }
 }

@@ -5,3 +5,6 @@ pub mod key;
 
 /// Extraction of keys from packet heads.
 pub mod extract;
+
+/// What rules match and change: a key, metadata and registers.
+pub mod fields;

@@ -12,7 +12,7 @@
 use zerocopy::FromBytes;
 use zerocopy::byteorder::big_endian::{U16, U32};
 
-use super::key::{Depth, FRAG_LATER, FlowKey};
+use super::key::{Depth, FRAG_LATER, FlowKey, VlanTag};
 use crate::packet::Packet;
 use crate::wire::ethernet::{self, Link};
 use crate::wire::{Upper, arp, icmp, ipv4, ipv6, ndp, sctp, tcp, udp};
@@ -41,7 +41,7 @@ pub fn extract(packet: &Packet, depth: Depth, key: &mut FlowKey) {
 fn extract_link(packet: &Packet, key: &mut FlowKey) -> Option<Link> {
     let head = packet.head();
     key.in_port = u32::from(packet.in_port.number());
-    key.reserved0 = 0;
+    key.recirc_id = U32::ZERO;
     key.reserved1 = 0;
     let link = Link::parse(head);
     // A head that parses has both addresses; asking for them again costs nothing as the compiler sees the first check.
@@ -53,7 +53,7 @@ fn extract_link(packet: &Packet, key: &mut FlowKey) -> Option<Link> {
     key.eth_dst = [d0, d1, d2, d3, d4, d5];
     key.eth_src = [s0, s1, s2, s3, s4, s5];
     key.eth_type = U16::new(if link.eth_type < ETH_TYPE_MIN { ETH_TYPE_LENGTH } else { link.eth_type });
-    key.vlan = link.tags;
+    key.vlan = link.tags.map(VlanTag::in_key);
     Some(link)
 }
 

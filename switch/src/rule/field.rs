@@ -1,0 +1,389 @@
+//! The fields that rules name: where each lies in a [`Fields`], how wide it is, and which packets have it.
+//!
+//! A field is at most 128 bits wide and is read and written as one number in wire order, whatever it stands for; text
+//! gives it its notation. Several names may lie on the same bits, as `nw_src` and `arp_spa` do: which of them a packet has
+//! follows from its type, which is what a field's [`Needs`] say.
+//!
+//! # Source
+//! ovs-fields(7) for names, widths and prerequisites. The `inner_vlan` fields are ours: Open vSwitch has no name for them.
+
+use std::mem::offset_of;
+
+use crate::flow::fields::Fields;
+use crate::flow::key::{FlowKey, VlanTag};
+
+/// What a packet must be to have a field. A rule that matches or changes the field says so in its match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Every packet has it.
+    Nothing,
+    /// An outer VLAN tag.
+    Vlan,
+    /// An inner VLAN tag.
+    InnerVlan,
+    /// Ethernet type ARP.
+    Arp,
+    /// Ethernet type IPv4.
+    Ipv4,
+    /// Ethernet type IPv6.
+    Ipv6,
+    /// Ethernet type IPv4 or IPv6.
+    Ip,
+    /// TCP over IPv4 or IPv6.
+    Tcp,
+    /// UDP over IPv4 or IPv6.
+    Udp,
+    /// SCTP over IPv4 or IPv6.
+    Sctp,
+    /// ICMP over IPv4.
+    Icmp,
+    /// ICMPv6.
+    Icmpv6,
+    /// ICMPv6 neighbour solicitation or advertisement.
+    Nd,
+    /// ICMPv6 neighbour solicitation.
+    NdSolicit,
+    /// ICMPv6 neighbour advertisement.
+    NdAdvert,
+}
+
+/// How a field is written in text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notation {
+    /// A decimal number; hexadecimal with `0x` is understood.
+    Decimal,
+    /// A hexadecimal number; decimal is understood.
+    Hex,
+    /// `aa:bb:cc:dd:ee:ff`.
+    Mac,
+    /// `10.0.0.1`.
+    Ipv4,
+    /// `fd00::1`.
+    Ipv6,
+    /// The name or number of a port.
+    Port,
+    /// `no`, `yes`, `first`, `later`, `not_later`.
+    Frag,
+    /// `+syn-ack`, or a number.
+    TcpFlags,
+}
+
+/// Where a field lies: `bits` bits of the big-endian number at bytes `byte..`, counted from the bit `shift` up.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    byte: usize,
+    shift: u8,
+    bits: u8,
+}
+
+impl Place {
+    /// Bytes that the field touches.
+    const fn bytes(self) -> usize {
+        (self.shift as usize + self.bits as usize).div_ceil(8)
+    }
+}
+
+macro_rules! fields {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal $(| $alias:literal)* at ($byte:expr, $shift:literal, $bits:literal)
+        needs $needs:ident, $notation:ident, $writable:literal;)*) => {
+        /// A field that rules match or change.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Field {
+            $($(#[$doc])* $variant,)*
+            /// One of the 32-bit registers, `0..16`.
+            Reg(u8),
+            /// Two neighbouring registers as one of 64 bits, `0..8`.
+            Xreg(u8),
+            /// Four neighbouring registers as one of 128 bits, `0..4`.
+            Xxreg(u8),
+        }
+
+        impl Field {
+            /// Every field but the registers.
+            pub const NAMED: &'static [Field] = &[$(Field::$variant,)*];
+
+            /// The field called `name`, by its own name or another one that users know.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name {
+                    $($name $(| $alias)* => Some(Field::$variant),)*
+                    _ => Self::register(name),
+                }
+            }
+
+            /// Its own name; of a register the part before its number.
+            fn stem(self) -> &'static str {
+                match self {
+                    $(Field::$variant => $name,)*
+                    Field::Reg(_) => "reg",
+                    Field::Xreg(_) => "xreg",
+                    Field::Xxreg(_) => "xxreg",
+                }
+            }
+
+            fn place(self) -> Place {
+                match self {
+                    $(Field::$variant => Place { byte: $byte, shift: $shift, bits: $bits },)*
+                    Field::Reg(n) => register_place(n, 32),
+                    Field::Xreg(n) => register_place(n, 64),
+                    Field::Xxreg(n) => register_place(n, 128),
+                }
+            }
+
+            /// Which packets have it.
+            pub fn needs(self) -> Needs {
+                match self {
+                    $(Field::$variant => Needs::$needs,)*
+                    Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => Needs::Nothing,
+                }
+            }
+
+            /// How it is written.
+            pub fn notation(self) -> Notation {
+                match self {
+                    $(Field::$variant => Notation::$notation,)*
+                    Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => Notation::Hex,
+                }
+            }
+
+            /// Whether actions may change it.
+            pub fn is_writable(self) -> bool {
+                match self {
+                    $(Field::$variant => $writable,)*
+                    Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => true,
+                }
+            }
+        }
+    };
+}
+
+const VLAN: usize = offset_of!(FlowKey, vlan);
+const TCI: usize = VLAN + offset_of!(VlanTag, tci);
+const INNER_TCI: usize = TCI + size_of::<VlanTag>();
+const SRC: usize = offset_of!(FlowKey, ip_src);
+const DST: usize = offset_of!(FlowKey, ip_dst);
+const TP_SRC: usize = offset_of!(FlowKey, tp_src);
+const TP_DST: usize = offset_of!(FlowKey, tp_dst);
+const HW_SRC: usize = offset_of!(FlowKey, hw_src);
+const HW_DST: usize = offset_of!(FlowKey, hw_dst);
+const TOS: usize = offset_of!(FlowKey, ip_tos);
+
+fields! {
+    /// Ingress port.
+    InPort = "in_port" | "NXM_OF_IN_PORT" | "OXM_OF_IN_PORT" at (offset_of!(FlowKey, in_port), 0, 32) needs Nothing, Port, true;
+    /// Ethernet source.
+    EthSrc = "eth_src" | "dl_src" | "NXM_OF_ETH_SRC" | "OXM_OF_ETH_SRC" at (offset_of!(FlowKey, eth_src), 0, 48) needs Nothing, Mac, true;
+    /// Ethernet destination.
+    EthDst = "eth_dst" | "dl_dst" | "NXM_OF_ETH_DST" | "OXM_OF_ETH_DST" at (offset_of!(FlowKey, eth_dst), 0, 48) needs Nothing, Mac, true;
+    /// Ethernet type after all VLAN tags.
+    EthType = "eth_type" | "dl_type" | "NXM_OF_ETH_TYPE" | "OXM_OF_ETH_TYPE" at (offset_of!(FlowKey, eth_type), 0, 16) needs Nothing, Hex, false;
+    /// Tag control of the outer tag, with the present bit; zero without a tag.
+    VlanTci = "vlan_tci" | "NXM_OF_VLAN_TCI" at (TCI, 0, 16) needs Nothing, Hex, true;
+    /// VLAN of the outer tag (12 bits) below the present bit.
+    VlanVid = "vlan_vid" | "OXM_OF_VLAN_VID" at (TCI, 0, 13) needs Nothing, Hex, true;
+    /// Priority of the outer tag.
+    VlanPcp = "vlan_pcp" | "OXM_OF_VLAN_PCP" at (TCI, 13, 3) needs Vlan, Decimal, true;
+    /// Tag control of the inner tag, with the present bit; zero without one.
+    InnerVlanTci = "inner_vlan_tci" at (INNER_TCI, 0, 16) needs Nothing, Hex, true;
+    /// VLAN of the inner tag (12 bits) below the present bit.
+    InnerVlanVid = "inner_vlan_vid" at (INNER_TCI, 0, 13) needs Nothing, Hex, true;
+    /// Priority of the inner tag.
+    InnerVlanPcp = "inner_vlan_pcp" at (INNER_TCI, 13, 3) needs InnerVlan, Decimal, true;
+    /// IPv4 source.
+    Ipv4Src = "nw_src" | "ip_src" | "NXM_OF_IP_SRC" | "OXM_OF_IPV4_SRC" at (SRC + 12, 0, 32) needs Ipv4, Ipv4, true;
+    /// IPv4 destination.
+    Ipv4Dst = "nw_dst" | "ip_dst" | "NXM_OF_IP_DST" | "OXM_OF_IPV4_DST" at (DST + 12, 0, 32) needs Ipv4, Ipv4, true;
+    /// IPv6 source.
+    Ipv6Src = "ipv6_src" | "NXM_NX_IPV6_SRC" | "OXM_OF_IPV6_SRC" at (SRC, 0, 128) needs Ipv6, Ipv6, true;
+    /// IPv6 destination.
+    Ipv6Dst = "ipv6_dst" | "NXM_NX_IPV6_DST" | "OXM_OF_IPV6_DST" at (DST, 0, 128) needs Ipv6, Ipv6, true;
+    /// IPv6 flow label.
+    Ipv6Label = "ipv6_label" | "NXM_NX_IPV6_LABEL" | "OXM_OF_IPV6_FLABEL" at (offset_of!(FlowKey, ipv6_label), 0, 20) needs Ipv6, Hex, true;
+    /// IP protocol.
+    IpProto = "nw_proto" | "ip_proto" | "NXM_OF_IP_PROTO" | "OXM_OF_IP_PROTO" at (offset_of!(FlowKey, ip_proto), 0, 8) needs Ip, Decimal, false;
+    /// DSCP and ECN together.
+    IpTos = "nw_tos" | "NXM_OF_IP_TOS" at (TOS, 0, 8) needs Ip, Decimal, true;
+    /// DSCP, without the bits of ECN.
+    IpDscp = "ip_dscp" | "OXM_OF_IP_DSCP" at (TOS, 2, 6) needs Ip, Decimal, true;
+    /// ECN.
+    IpEcn = "nw_ecn" | "ip_ecn" | "NXM_NX_IP_ECN" | "OXM_OF_IP_ECN" at (TOS, 0, 2) needs Ip, Decimal, true;
+    /// Time to live or hop limit.
+    IpTtl = "nw_ttl" | "NXM_NX_IP_TTL" at (offset_of!(FlowKey, ip_ttl), 0, 8) needs Ip, Decimal, true;
+    /// Whether the packet is a fragment, and a later one.
+    IpFrag = "nw_frag" | "ip_frag" | "NXM_NX_IP_FRAG" at (offset_of!(FlowKey, ip_frag), 0, 2) needs Ip, Frag, false;
+    /// ARP operation; above 255 a packet has 0.
+    ArpOp = "arp_op" | "NXM_OF_ARP_OP" | "OXM_OF_ARP_OP" at (offset_of!(FlowKey, ip_proto), 0, 8) needs Arp, Decimal, true;
+    /// ARP sender protocol address.
+    ArpSpa = "arp_spa" | "NXM_OF_ARP_SPA" | "OXM_OF_ARP_SPA" at (SRC + 12, 0, 32) needs Arp, Ipv4, true;
+    /// ARP target protocol address.
+    ArpTpa = "arp_tpa" | "NXM_OF_ARP_TPA" | "OXM_OF_ARP_TPA" at (DST + 12, 0, 32) needs Arp, Ipv4, true;
+    /// ARP sender hardware address.
+    ArpSha = "arp_sha" | "NXM_NX_ARP_SHA" | "OXM_OF_ARP_SHA" at (HW_SRC, 0, 48) needs Arp, Mac, true;
+    /// ARP target hardware address.
+    ArpTha = "arp_tha" | "NXM_NX_ARP_THA" | "OXM_OF_ARP_THA" at (HW_DST, 0, 48) needs Arp, Mac, true;
+    /// TCP source port.
+    TcpSrc = "tcp_src" | "NXM_OF_TCP_SRC" | "OXM_OF_TCP_SRC" at (TP_SRC, 0, 16) needs Tcp, Decimal, true;
+    /// TCP destination port.
+    TcpDst = "tcp_dst" | "NXM_OF_TCP_DST" | "OXM_OF_TCP_DST" at (TP_DST, 0, 16) needs Tcp, Decimal, true;
+    /// TCP flags.
+    TcpFlags = "tcp_flags" | "NXM_NX_TCP_FLAGS" | "OXM_OF_TCP_FLAGS" at (offset_of!(FlowKey, tcp_flags), 0, 12) needs Tcp, TcpFlags, false;
+    /// UDP source port.
+    UdpSrc = "udp_src" | "NXM_OF_UDP_SRC" | "OXM_OF_UDP_SRC" at (TP_SRC, 0, 16) needs Udp, Decimal, true;
+    /// UDP destination port.
+    UdpDst = "udp_dst" | "NXM_OF_UDP_DST" | "OXM_OF_UDP_DST" at (TP_DST, 0, 16) needs Udp, Decimal, true;
+    /// SCTP source port.
+    SctpSrc = "sctp_src" | "OXM_OF_SCTP_SRC" at (TP_SRC, 0, 16) needs Sctp, Decimal, true;
+    /// SCTP destination port.
+    SctpDst = "sctp_dst" | "OXM_OF_SCTP_DST" at (TP_DST, 0, 16) needs Sctp, Decimal, true;
+    /// ICMP type.
+    IcmpType = "icmp_type" | "NXM_OF_ICMP_TYPE" | "OXM_OF_ICMPV4_TYPE" at (TP_SRC + 1, 0, 8) needs Icmp, Decimal, true;
+    /// ICMP code.
+    IcmpCode = "icmp_code" | "NXM_OF_ICMP_CODE" | "OXM_OF_ICMPV4_CODE" at (TP_DST + 1, 0, 8) needs Icmp, Decimal, true;
+    /// ICMPv6 type.
+    Icmpv6Type = "icmpv6_type" | "NXM_NX_ICMPV6_TYPE" | "OXM_OF_ICMPV6_TYPE" at (TP_SRC + 1, 0, 8) needs Icmpv6, Decimal, true;
+    /// ICMPv6 code.
+    Icmpv6Code = "icmpv6_code" | "NXM_NX_ICMPV6_CODE" | "OXM_OF_ICMPV6_CODE" at (TP_DST + 1, 0, 8) needs Icmpv6, Decimal, true;
+    /// Neighbour discovery target.
+    NdTarget = "nd_target" | "NXM_NX_ND_TARGET" | "OXM_OF_IPV6_ND_TARGET" at (offset_of!(FlowKey, nd_target), 0, 128) needs Nd, Ipv6, true;
+    /// Source link-layer address option.
+    NdSll = "nd_sll" | "NXM_NX_ND_SLL" | "OXM_OF_IPV6_ND_SLL" at (HW_SRC, 0, 48) needs NdSolicit, Mac, true;
+    /// Target link-layer address option.
+    NdTll = "nd_tll" | "NXM_NX_ND_TLL" | "OXM_OF_IPV6_ND_TLL" at (HW_DST, 0, 48) needs NdAdvert, Mac, true;
+    /// OpenFlow metadata.
+    Metadata = "metadata" | "OXM_OF_METADATA" at (offset_of!(Fields, metadata), 0, 64) needs Nothing, Hex, true;
+}
+
+fn register_place(number: u8, bits: u8) -> Place {
+    let byte = offset_of!(Fields, registers) + usize::from(number) * usize::from(bits / 8);
+    Place { byte, shift: 0, bits }
+}
+
+impl Field {
+    /// The register called `name`.
+    fn register(name: &str) -> Option<Self> {
+        let number = |prefix: &str, count: u8| {
+            let digits = name.strip_prefix(prefix)?;
+            let number: u8 = digits.parse().ok()?;
+            (number < count && digits == number.to_string()).then_some(number)
+        };
+        number("reg", 16)
+            .or_else(|| number("NXM_NX_REG", 16))
+            .map(Field::Reg)
+            .or_else(|| number("xreg", 8).or_else(|| number("OXM_OF_PKT_REG", 8)).map(Field::Xreg))
+            .or_else(|| number("xxreg", 4).or_else(|| number("NXM_NX_XXREG", 4)).map(Field::Xxreg))
+    }
+
+    /// Its name, as text is printed with it.
+    pub fn name(self) -> String {
+        match self {
+            Field::Reg(number) | Field::Xreg(number) | Field::Xxreg(number) => {
+                format!("{}{number}", self.stem())
+            }
+            _ => self.stem().to_owned(),
+        }
+    }
+
+    /// Width in bits, `1..=128`.
+    pub fn bits(self) -> u8 {
+        self.place().bits
+    }
+
+    /// A one for each bit of the field.
+    pub fn full_mask(self) -> u128 {
+        u128::MAX >> (128 - u32::from(self.bits()))
+    }
+
+    /// The field's value, or its mask if `fields` is one.
+    pub fn get(self, fields: &Fields) -> u128 {
+        if self == Field::InPort {
+            // The one field that never was on a wire: it lies in the order of the processor.
+            return u128::from(fields.key.in_port);
+        }
+        let place = self.place();
+        let bytes = &zerocopy::IntoBytes::as_bytes(fields)[place.byte..place.byte + place.bytes()];
+        let number = bytes.iter().fold(0, |number: u128, &byte| number << 8 | u128::from(byte));
+        number >> place.shift & self.full_mask()
+    }
+
+    /// Overwrites the bits of the field that `mask` names with those of `value`. Bits beyond the width are ignored.
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the bytes and the port number are cut out on purpose"
+    )]
+    pub fn set(self, fields: &mut Fields, value: u128, mask: u128) {
+        let mask = mask & self.full_mask();
+        if self == Field::InPort {
+            fields.key.in_port = fields.key.in_port & !(mask as u32) | (value & mask) as u32;
+            return;
+        }
+        let place = self.place();
+        let (value, mask) = ((value & mask) << place.shift, mask << place.shift);
+        let bytes = &mut zerocopy::IntoBytes::as_mut_bytes(fields)[place.byte..place.byte + place.bytes()];
+        for (at, byte) in bytes.iter_mut().rev().enumerate() {
+            let (value, mask) = ((value >> (8 * at)) as u8, (mask >> (8 * at)) as u8);
+            *byte = *byte & !mask | value;
+        }
+    }
+
+    /// Adds the bits of the field that `bits` names to `mask`.
+    pub fn look_at(self, mask: &mut Fields, bits: u128) {
+        self.set(mask, u128::MAX, bits);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::fields::REGISTERS;
+
+    fn all() -> impl Iterator<Item = Field> {
+        let registers =
+            (0..16).map(Field::Reg).chain((0..8).map(Field::Xreg)).chain((0..4).map(Field::Xxreg));
+        Field::NAMED.iter().copied().chain(registers)
+    }
+
+    #[test]
+    fn every_field_is_found_by_its_name_and_reads_back_what_was_written() {
+        for field in all() {
+            assert_eq!(Field::from_name(&field.name()), Some(field));
+            let pattern = 0x0123_4567_89ab_cdef_1357_9bdf_0246_8ace_u128;
+            let mut fields = Fields::NONE;
+            field.set(&mut fields, pattern, u128::MAX);
+            assert_eq!(field.get(&fields), pattern & field.full_mask(), "{field:?}");
+            let ones: u32 = fields.words().iter().map(|word| word.count_ones()).sum();
+            assert_eq!(
+                ones,
+                (pattern & field.full_mask()).count_ones(),
+                "{field:?} touches its own bits alone"
+            );
+            field.set(&mut fields, 0, 1);
+            assert_eq!(field.get(&fields), pattern & field.full_mask() & !1, "{field:?}");
+        }
+        for name in ["reg16", "reg01", "xreg8", "xxreg4", "nw_source", ""] {
+            assert_eq!(Field::from_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn wide_registers_are_their_neighbours_in_order() {
+        let mut fields = Fields::NONE;
+        Field::Reg(2).set(&mut fields, 0x1111_2222, u128::MAX);
+        Field::Reg(3).set(&mut fields, 0x3333_4444, u128::MAX);
+        assert_eq!(Field::Xreg(1).get(&fields), 0x1111_2222_3333_4444);
+        assert_eq!(Field::Xxreg(0).get(&fields), 0x1111_2222_3333_4444);
+        assert_eq!(fields.registers[2].get(), 0x1111_2222);
+        assert_eq!(REGISTERS, 16);
+    }
+
+    #[test]
+    fn parts_of_one_header_field_lie_over_the_whole() {
+        let mut fields = Fields::NONE;
+        Field::IpDscp.set(&mut fields, 46, u128::MAX);
+        Field::IpEcn.set(&mut fields, 3, u128::MAX);
+        assert_eq!(Field::IpTos.get(&fields), 46 << 2 | 3);
+        Field::VlanVid.set(&mut fields, 0x1000 | 10, u128::MAX);
+        Field::VlanPcp.set(&mut fields, 5, u128::MAX);
+        assert_eq!(Field::VlanTci.get(&fields), 0xb00a);
+        Field::IcmpType.set(&mut fields, 8, u128::MAX);
+        assert_eq!(fields.key.tp_src.get(), 8);
+    }
+}
