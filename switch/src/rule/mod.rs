@@ -13,3 +13,6 @@ pub mod action;
 
 /// A rule of a table, with its counters.
 pub mod entry;
+
+/// Which rules a change or a listing is about.
+pub mod selector;
