@@ -1,5 +1,6 @@
 //! A rule of a table, with its counters.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::action::RuleAction;
@@ -35,31 +36,70 @@ pub struct RuleStats {
     pub last_used_ms: u64,
 }
 
+/// The counters of a rule, which outlive a change of its actions.
+#[derive(Debug, Default)]
+struct Counters {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+    last_used_ms: AtomicU64,
+    /// Packets that any rule of the table matched, those of rules that are gone included.
+    table_packets: Arc<AtomicU64>,
+}
+
+/// Which of two rules wins, higher is better: the priority, then the age. No two rules of a set have the same rank.
+pub(super) type Rank = u64;
+
+/// Why a rule's time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// No packet for its idle timeout.
+    Idle,
+    /// Its hard timeout passed.
+    Hard,
+}
+
 /// A rule in a table.
 ///
 /// # Concurrency
 /// Immutable but for the counters. Megaflows carry the packets; the revalidator adds what each has carried since it last
 /// looked, workers add what was decided without a megaflow. Both add atomically, so no packet is lost or counted twice.
+/// A rule that takes another's place shares its counters, so that this also holds for packets which went by the old one
+/// and are added later.
 #[derive(Debug)]
 pub struct Rule {
     spec: RuleSpec,
-    /// When it was added, on the clock of the pipeline's context.
+    rank: Rank,
     created_ms: u64,
-    packets: AtomicU64,
-    bytes: AtomicU64,
-    last_used_ms: AtomicU64,
+    modified_ms: u64,
+    counters: Arc<Counters>,
 }
 
 impl Rule {
-    /// A rule that nothing has matched yet.
+    /// A rule outside any table, that nothing has matched yet.
     pub fn new(spec: RuleSpec, now_ms: u64) -> Self {
-        Self {
-            spec,
-            created_ms: now_ms,
-            packets: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            last_used_ms: AtomicU64::new(now_ms),
-        }
+        Self::in_table(spec, now_ms, 0, Arc::default())
+    }
+
+    /// A rule that nothing has matched yet; of two with the same priority the lower serial number wins.
+    pub(super) fn in_table(spec: RuleSpec, now_ms: u64, serial: u64, table_packets: Arc<AtomicU64>) -> Self {
+        let rank = Rank::from(spec.priority) << 48 | (!serial & ((1 << 48) - 1));
+        let counters =
+            Counters { last_used_ms: AtomicU64::new(now_ms), table_packets, ..Counters::default() };
+        Self { spec, rank, created_ms: now_ms, modified_ms: now_ms, counters: Arc::new(counters) }
+    }
+
+    /// The rule that takes this one's place; both have the same table, match and priority.
+    pub(super) fn successor(&self, spec: RuleSpec, created_ms: u64, now_ms: u64, reset_counts: bool) -> Self {
+        let counters = if reset_counts {
+            Arc::new(Counters {
+                last_used_ms: AtomicU64::new(now_ms),
+                table_packets: Arc::clone(&self.counters.table_packets),
+                ..Counters::default()
+            })
+        } else {
+            Arc::clone(&self.counters)
+        };
+        Self { spec, rank: self.rank, created_ms, modified_ms: now_ms, counters }
     }
 
     /// What the operator said of it.
@@ -67,24 +107,54 @@ impl Rule {
         &self.spec
     }
 
+    /// Which of two rules wins.
+    pub(super) fn rank(&self) -> Rank {
+        self.rank
+    }
+
     /// When it was added.
     pub fn created_ms(&self) -> u64 {
         self.created_ms
     }
 
+    /// When it was added or last changed; timeouts begin anew here.
+    pub fn modified_ms(&self) -> u64 {
+        self.modified_ms
+    }
+
     /// What it has matched, as far as that was added up.
     pub fn stats(&self) -> RuleStats {
         RuleStats {
-            packets: self.packets.load(Ordering::Relaxed),
-            bytes: self.bytes.load(Ordering::Relaxed),
-            last_used_ms: self.last_used_ms.load(Ordering::Relaxed),
+            packets: self.counters.packets.load(Ordering::Relaxed),
+            bytes: self.counters.bytes.load(Ordering::Relaxed),
+            last_used_ms: self.counters.last_used_ms.load(Ordering::Relaxed),
         }
     }
 
     /// Adds packets, the last of which came at `used_ms`.
     pub fn add(&self, packets: u64, bytes: u64, used_ms: u64) {
-        self.packets.fetch_add(packets, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.last_used_ms.fetch_max(used_ms, Ordering::Relaxed);
+        self.counters.packets.fetch_add(packets, Ordering::Relaxed);
+        self.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.counters.last_used_ms.fetch_max(used_ms, Ordering::Relaxed);
+        self.counters.table_packets.fetch_add(packets, Ordering::Relaxed);
+    }
+
+    /// Whether it ever expires.
+    pub fn is_timed(&self) -> bool {
+        self.spec.idle_timeout_s != 0 || self.spec.hard_timeout_s != 0
+    }
+
+    /// Whether its time is over.
+    pub fn expiry(&self, now_ms: u64) -> Option<Expiry> {
+        let is_over = |since_ms: u64, timeout_s: u16| {
+            timeout_s != 0 && now_ms.saturating_sub(since_ms) >= u64::from(timeout_s) * 1000
+        };
+        if is_over(self.modified_ms, self.spec.hard_timeout_s) {
+            Some(Expiry::Hard)
+        } else if is_over(self.stats().last_used_ms.max(self.modified_ms), self.spec.idle_timeout_s) {
+            Some(Expiry::Idle)
+        } else {
+            None
+        }
     }
 }

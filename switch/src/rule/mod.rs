@@ -16,3 +16,12 @@ pub mod entry;
 
 /// Which rules a change or a listing is about.
 pub mod selector;
+
+/// One table: its rules, and which of them a packet meets.
+mod table;
+
+/// The rule set: all tables, as one immutable value.
+pub mod set;
+
+/// Changes of a rule set: several at once, all or none.
+pub mod edit;
