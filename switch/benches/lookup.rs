@@ -141,6 +141,7 @@ fn subtables(c: &mut Criterion) {
                 verdict: Verdict::Forward(Actions::output(port(2))),
                 source: None,
                 seen: Seen::default(),
+                rules: Box::default(),
             };
             classifier.insert(&Arc::new(Megaflow::new(u64::from(number), 0, spec)));
             keys.push(key);

@@ -430,6 +430,7 @@ mod tests {
             verdict,
             source: None,
             seen: Seen::default(),
+            rules: Box::default(),
         };
         Arc::new(Megaflow::new(id, 0, spec))
     }

@@ -31,7 +31,7 @@ struct Slot {
 /// 1. A place is free, linked (its flow is in a subtable) or in limbo (taken out during this burst).
 /// 2. The flow of a place stays the same until [`reclaim`](Self::reclaim), so an index found in a burst names one flow
 ///    until the burst ends.
-/// 3. A flow in limbo is dead.
+/// 3. A flow in limbo is dead. One that leaves limbo is retired: it may have counted packets until then.
 ///
 /// Stamps wrap after 2^32 flows in one place; a cache entry that slept through all of them does not occur, as ten
 /// thousand new flows a second would take five days in that one place.
@@ -102,7 +102,9 @@ impl FlowTable {
     pub(crate) fn reclaim(&mut self) {
         for index in self.limbo.drain(..) {
             let slot = &mut self.slots[index as usize];
-            slot.flow = None;
+            if let Some(flow) = slot.flow.take() {
+                flow.retire();
+            }
             slot.stamp = slot.stamp.wrapping_add(1);
             self.free.push(index);
         }
@@ -149,5 +151,15 @@ impl FlowTable {
     pub(crate) fn is_dead(&self, index: u32) -> bool {
         let slot = &self.slots[index as usize];
         slot.linked && slot.flow.as_ref().is_some_and(|flow| !flow.is_alive())
+    }
+}
+
+/// What a worker that ends leaves behind counts no more.
+impl Drop for FlowTable {
+    fn drop(&mut self) {
+        for flow in self.slots.iter().filter_map(|slot| slot.flow.as_ref()) {
+            flow.kill();
+            flow.retire();
+        }
     }
 }

@@ -4,11 +4,12 @@
 //! revalidator keeps a reference to age it and to translate it again when something changed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::action::Verdict;
 use crate::flow::key::{FlowKey, MacAddr, Mask};
 use crate::port::PortId;
+use crate::rule::entry::Rule;
 use crate::vlan::VlanId;
 
 /// Where a packet came from, as the forwarding database keeps it.
@@ -49,14 +50,19 @@ pub struct FlowStats {
 /// # Invariants
 /// 1. `key` is zero wherever `mask` is.
 /// 2. `mask` covers the whole ingress port, so a megaflow belongs to one port.
-/// 3. A dead megaflow never comes back to life.
+/// 3. A megaflow goes from live to dead to retired, and never back.
+/// 4. The counters of a retired megaflow are final.
 ///
 /// # Concurrency
 /// The worker that made it is the only one to add to its counters: it loads and stores, other threads load, all
 /// relaxed; so the three counters of a reader may be a burst apart. Any thread may call [`kill`](Self::kill); the worker
 /// finds out at the next packet, treats the flow as absent, and takes it out of its tables. Nothing is published
-/// through `alive`: a packet that passes just before it sees the change only follows the older decision. The memory goes
-/// with the last reference.
+/// through a death: a packet that passes just before it is seen only follows the older decision. The memory goes with
+/// the last reference.
+///
+/// A dead flow may still count, until its worker has taken it out of the tables and the burst is over. Then the worker
+/// retires it, with release; who sees that, with acquire, reads the final counters. This is how no packet is lost to a
+/// rule's totals. A mark in a line that the revalidator reads anyway does it without a queue that could grow.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Megaflow {
@@ -64,14 +70,20 @@ pub struct Megaflow {
     packets: AtomicU64,
     bytes: AtomicU64,
     last_used_ms: AtomicU64,
-    alive: AtomicBool,
+    life: AtomicU8,
     key: FlowKey,
     mask: Arc<Mask>,
     id: u64,
     created_ms: u64,
     seen: Seen,
     source: Option<Source>,
+    rules: Box<[Arc<Rule>]>,
 }
+
+/// The values of [`Megaflow`]'s `life`: it decides; it is over, but may be in a burst yet; its worker has let go of it.
+const LIVE: u8 = 0;
+const DEAD: u8 = 1;
+const RETIRED: u8 = 2;
 
 /// What a new megaflow is made of.
 #[derive(Debug)]
@@ -86,25 +98,28 @@ pub struct MegaflowSpec {
     pub source: Option<Source>,
     /// The state that led to the verdict.
     pub seen: Seen,
+    /// The rules that led to it, once for each time they matched, misses of tables included.
+    pub rules: Box<[Arc<Rule>]>,
 }
 
 impl Megaflow {
     /// A living megaflow. `id` is unique among all workers: see [`id`](Self::id).
     pub fn new(id: u64, now_ms: u64, spec: MegaflowSpec) -> Self {
-        let MegaflowSpec { mask, key, verdict, source, seen } = spec;
+        let MegaflowSpec { mask, key, verdict, source, seen, rules } = spec;
         debug_assert_eq!(mask.0.in_port, u32::MAX, "invariant 2");
         Self {
             verdict,
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             last_used_ms: AtomicU64::new(now_ms),
-            alive: AtomicBool::new(true),
+            life: AtomicU8::new(LIVE),
             key: mask.apply(&key),
             mask,
             id,
             created_ms: now_ms,
             seen,
             source,
+            rules,
         }
     }
 
@@ -155,15 +170,33 @@ impl Megaflow {
         self.seen
     }
 
+    /// The rules that made it, once for each time they matched, misses of tables included. Later ones may have taken
+    /// their place without a change of the verdict; the [registry](crate::revalidate::registry) knows.
+    pub fn rules(&self) -> &[Arc<Rule>] {
+        &self.rules
+    }
+
     /// Whether it still decides.
     #[inline]
     pub fn is_alive(&self) -> bool {
-        self.alive.load(Ordering::Relaxed)
+        self.life.load(Ordering::Relaxed) == LIVE
     }
 
     /// Ends it: its next packet is decided anew.
     pub fn kill(&self) {
-        self.alive.store(false, Ordering::Relaxed);
+        self.life.fetch_max(DEAD, Ordering::Relaxed);
+    }
+
+    /// Says that its worker will count no more packets of it. Only its own worker does, or who outlived that worker.
+    pub fn retire(&self) {
+        // Release: the last counts come before it; partner: the acquire in `is_retired`.
+        self.life.store(RETIRED, Ordering::Release);
+    }
+
+    /// Whether its counters are final: what [`stats`](Self::stats) says from now on.
+    #[inline]
+    pub fn is_retired(&self) -> bool {
+        self.life.load(Ordering::Acquire) == RETIRED
     }
 
     /// What it has carried.
@@ -178,6 +211,7 @@ impl Megaflow {
     /// Counts packets; only its own worker does. A load and a store cost a fifth of an atomic addition.
     #[inline]
     pub(crate) fn count(&self, packets: u64, bytes: u64, now_ms: u64) {
+        debug_assert!(!self.is_retired(), "invariant 4");
         self.packets.store(self.packets.load(Ordering::Relaxed) + packets, Ordering::Relaxed);
         self.bytes.store(self.bytes.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
         self.last_used_ms.store(now_ms, Ordering::Relaxed);
@@ -192,7 +226,7 @@ mod tests {
 
     #[test]
     fn what_a_packet_touches_is_one_cache_line() {
-        assert!(offset_of!(Megaflow, alive) < 64);
+        assert!(offset_of!(Megaflow, life) < 64);
         assert!(offset_of!(Megaflow, key) >= 64 - 8, "the key follows the hot part");
     }
 }

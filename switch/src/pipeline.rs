@@ -324,9 +324,10 @@ impl Pipeline {
         self.publish_sizes();
     }
 
-    /// Ends a megaflow and takes it out of the tables, if it is this worker's.
+    /// Ends a megaflow, takes it out of the tables, if it is this worker's, and retires it. Between two bursts.
     pub fn remove(&mut self, flow: &Arc<Megaflow>) -> bool {
         let removed = self.classifier.remove(flow);
+        self.classifier.reclaim();
         self.publish_sizes();
         removed
     }
@@ -529,6 +530,7 @@ impl Pipeline {
             verdict: translation.verdict,
             source: translation.learn,
             seen,
+            rules: Box::default(),
         };
         let flow = Arc::new(Megaflow::new(self.next_id, cx.now_ms, spec));
         self.next_id += 1;

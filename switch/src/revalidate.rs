@@ -1,26 +1,69 @@
-//! Checking megaflows against the present state of the switch; the thread that does so is the caller's.
+//! Keeping megaflows right, and their rules' counters with them; the thread that does so is the caller's.
 //!
-//! The revalidator holds a reference to every megaflow. Whenever the configuration or the forwarding database changed
-//! since a flow was last checked (`Megaflow::seen` for a new one), it asks `still_valid` and kills those that are
-//! not. From time to time it calls `refresh_source`, as packets that only the caches see would otherwise let their
-//! addresses age.
+//! The revalidator holds a reference to every megaflow in its [registry](registry). Whenever rules, configuration or the
+//! forwarding database changed since a flow was last checked (`Megaflow::seen` for a new one), it asks [`check`] and
+//! ends those that are over. From time to time it calls [`refresh_source`], as packets that only the caches see would
+//! otherwise let their addresses age.
+
+/// Every megaflow, with what has been added to its rules.
+pub mod registry;
+
+/// How many megaflows there may be.
+pub mod limit;
+
+use std::sync::Arc;
 
 use crate::fdb::{Fdb, Learned};
+use crate::flow::key::Mask;
 use crate::megaflow::Megaflow;
+use crate::rule::entry::Rule;
 use crate::slow_path;
 use crate::vlan::SwitchConfig;
 
-/// Whether a packet of `flow` would be decided in the same way today.
+/// What is to be done with a megaflow after a change.
+#[derive(Debug)]
+pub enum Check {
+    /// Its packets would be decided in the same way.
+    Right {
+        /// The rules that count them from now on, if others did before.
+        rules: Option<Box<[Arc<Rule>]>>,
+        /// It looks at bits that nobody needs to look at any more: that costs speed.
+        is_too_exact: bool,
+    },
+    /// Some of its packets might be decided in another way.
+    Over,
+}
+
+/// Decides about the packets of `flow` anew, which `counted_by` count so far.
 ///
 /// The flow's own masked key stands for all its packets: translation gives keys that agree under a mask the same
-/// verdict. A flow whose source is now known at another port counts as over, too: should the station come back, its
-/// packets must miss, or nobody would learn that it moved.
-pub fn still_valid(flow: &Megaflow, config: &SwitchConfig, fdb: &Fdb) -> bool {
+/// verdict, so the new mask may look at fewer bits than the flow's, and never at another. A flow whose source is now known
+/// at another port counts as over, too: should the station come back, its packets must miss, or nobody would learn that
+/// it moved.
+pub fn check(flow: &Megaflow, counted_by: &[Arc<Rule>], config: &SwitchConfig, fdb: &Fdb) -> Check {
     let now = slow_path::translate(flow.key(), config, fdb);
     let moved = flow.source().is_some_and(|source| {
         fdb.entry(source.vlan, source.mac).is_some_and(|entry| !entry.is_static && entry.port != source.port)
     });
-    !moved && now.verdict == *flow.verdict() && now.mask == **flow.mask() && now.learn == flow.source()
+    if moved
+        || !is_part(&now.mask, flow.mask())
+        || now.verdict != *flow.verdict()
+        || now.learn != flow.source()
+    {
+        return Check::Over;
+    }
+    let _ = counted_by;
+    Check::Right { rules: None, is_too_exact: now.mask != **flow.mask() }
+}
+
+/// Whether a packet of `flow` would be decided in the same way today.
+pub fn still_valid(flow: &Megaflow, config: &SwitchConfig, fdb: &Fdb) -> bool {
+    matches!(check(flow, flow.rules(), config, fdb), Check::Right { .. })
+}
+
+/// Whether every bit of `part` is in `whole`.
+fn is_part(part: &Mask, whole: &Mask) -> bool {
+    part.0.words().iter().zip(whole.0.words()).all(|(part, whole)| part & !whole == 0)
 }
 
 /// Keeps the source address of a living flow as fresh as its last packet; learns it again if it was flushed or had found
