@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{Config, ConfigError, ConfigSource, DEFAULT_CONTROL, PollMode};
+use crate::config::{ConfigError, ConfigOrigin, ConfigSource, DEFAULT_CONTROL, PollMode};
 use crate::control::protocol::{FdbFilter, PortName, PortText, Request};
 
 /// What management software is told about this back-end; the schema is QEMU's `VHostUserBackendCapabilities`.
@@ -83,15 +83,27 @@ enum Command {
     Ctl(CtlArgs),
 }
 
-/// Arguments that make a [`Config`].
+/// Arguments that make a [`Config`](crate::config::Config).
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Add a port: NAME=vhost-user:PATH or NAME=tap:IFNAME, then options after commas
     ///
     /// Options: vlan=ID (access port), trunks=10+20-29 and native=ID (trunk port), mac-limit=N, queues=N, csum=on|off,
-    /// tso=on|off, mtu=N; for vhost-user also mode=server|client, owner=USER:GROUP, perm=0660. May be repeated.
+    /// tso=on|off, mtu=N, local=on (rules mean this port by LOCAL); for vhost-user also mode=server|client,
+    /// owner=USER:GROUP, perm=0660. May be repeated.
     #[arg(long = "port", value_name = "SPEC")]
     ports: Vec<String>,
+    /// Add a mirror: NAME, then src=PORT+PORT, dst=PORT+PORT, vlan=10+20-29 and output=PORT after commas
+    ///
+    /// Copies of the packets that come in by the ports of src and go out by those of dst, of these VLANs if some are named,
+    /// go to the port of output, which takes part in nothing else. The word all stands for every port. May be repeated.
+    #[arg(long = "mirror", value_name = "SPEC")]
+    mirrors: Vec<String>,
+    /// Start with the rules of this file, in ovs-ofctl's syntax, in place of those of the configuration file
+    ///
+    /// May be repeated. Without any rules the switch is a learning switch.
+    #[arg(long = "rules", value_name = "FILE")]
+    rules: Vec<PathBuf>,
     /// CPUs to pin worker threads to, one thread each, such as 1,3 [default: one thread, not pinned]
     #[arg(long, value_name = "CPUS")]
     workers: Option<String>,
@@ -126,13 +138,13 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// The configuration that the arguments and the file they name make.
+    /// Where the configuration comes from: what the arguments say, and the file they name.
     ///
     /// Takes over the descriptor of `--fd`, so it is called once.
     ///
     /// # Errors
-    /// An argument, or something in the file, cannot be used.
-    pub fn config(&self) -> Result<Config, ConfigError> {
+    /// An argument cannot be used.
+    pub fn origin(&self) -> Result<ConfigOrigin, ConfigError> {
         let mut line =
             ConfigSource { poll: self.poll, control: self.control.clone(), ..ConfigSource::default() };
         // First of all, before a file is opened: see `ConfigSource::add_vm_fd`.
@@ -147,14 +159,10 @@ impl RunArgs {
             ));
         }
         self.ports.iter().try_for_each(|port| line.add_port(port))?;
+        self.mirrors.iter().try_for_each(|mirror| line.add_mirror(mirror))?;
+        self.rules.iter().for_each(|path| line.add_rules(path));
         self.workers.iter().try_for_each(|cpus| line.set_workers(cpus))?;
-        let file = match &self.config {
-            Some(path) => ConfigSource::from_file(path)?,
-            None => ConfigSource::default(),
-        };
-        let mut config = Config::merge(line, file)?;
-        config.control = config.control.or_else(|| self.default_control.clone());
-        Ok(config)
+        Ok(ConfigOrigin { line, file: self.config.clone(), default_control: self.default_control.clone() })
     }
 
     /// What `--log` says.
@@ -268,6 +276,7 @@ impl FdbArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     fn parse(line: &str) -> Result<Invocation, clap::Error> {
         Invocation::parse(line.split_whitespace().map(OsString::from))
@@ -275,7 +284,7 @@ mod tests {
 
     fn config(line: &str) -> Result<Config, ConfigError> {
         match parse(line).unwrap() {
-            Invocation::Run(args) => args.config(),
+            Invocation::Run(args) => args.origin()?.read(),
             other => panic!("{other:?}"),
         }
     }

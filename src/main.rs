@@ -32,7 +32,8 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &RunArgs) -> Result<(), Box<dyn Error>> {
-    let config = args.config()?;
+    let origin = args.origin()?;
+    let config = origin.read()?;
     if args.is_check() {
         return print(&config.to_string());
     }

@@ -15,13 +15,22 @@
 //! interface = "vsteer0"
 //! trunks = [10, "20-29"]
 //! tso = false                   # or "off"
+//!
+//! [[mirror]]
+//! name = "spy"
+//! src = ["vm0", "vm1"]          # or "vm0+vm1", or "all"
+//! output = "vm2"
 //! ```
+//!
+//! Rules stand in the file as `rules = """..."""`, a rule a line, or in a file of their own which `rules-file` names, as
+//! seen from the folder of this one.
 //!
 //! A port is a table named after it, so TOML itself refuses a name used twice. Values become the text that would stand
 //! on the command line and go through the same readers: nothing can be said in one place only.
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::path::Path;
 
 use clap::ValueEnum;
 use toml::Spanned;
@@ -29,19 +38,22 @@ use toml::de::{DeInteger, DeString, DeTable, DeValue};
 
 use super::cpu::CpuList;
 use super::error::{ConfigError, Problem};
+use super::mirror::{MirrorDraft, MirrorSpec};
 use super::port_spec::{KindWord, PortDraft, PortSpec};
+use super::rules::{RulesSource, RulesText};
 use super::{ConfigSource, Placed, PollMode};
 
-const KEYS: [&str; 4] = ["workers", "poll", "control", "port"];
+const KEYS: [&str; 7] = ["workers", "poll", "control", "port", "mirror", "rules", "rules-file"];
+const NAME: &str = "name";
 const TYPE: &str = "type";
 /// Keys that hold a port's address, each with the type that has it.
 const ADDRESS_KEYS: [(&str, KindWord); 2] = [("path", KindWord::VhostUser), ("interface", KindWord::Tap)];
 
 type Entry<'a, 'i> = (&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>);
 
-/// Reads `text`, the contents of the file `name`.
-pub(super) fn parse(name: &str, text: &str) -> Result<ConfigSource, ConfigError> {
-    let file = File { name, text };
+/// Reads `text`, the contents of the file at `path`.
+pub(super) fn parse(path: &Path, text: &str) -> Result<ConfigSource, ConfigError> {
+    let file = File { path, text };
     let root = DeTable::parse(text).map_err(|error| {
         let place = file.place(error.span().unwrap_or_default());
         ConfigError::new(place, error.message().trim_end().replace('\n', "; "))
@@ -51,15 +63,19 @@ pub(super) fn parse(name: &str, text: &str) -> Result<ConfigSource, ConfigError>
 
 /// The file being read, to turn spans into lines.
 struct File<'a> {
-    name: &'a str,
+    path: &'a Path,
     text: &'a str,
 }
 
 impl File<'_> {
     /// `FILE:LINE`.
     fn place(&self, span: Range<usize>) -> String {
-        let before = self.text.as_bytes().iter().take(span.start);
-        format!("{}:{}", self.name, 1 + before.filter(|&&byte| byte == b'\n').count())
+        format!("{}:{}", self.path.display(), 1 + self.lines_before(span.start))
+    }
+
+    /// Whole lines before the byte at `offset`.
+    fn lines_before(&self, offset: usize) -> usize {
+        self.text.as_bytes().iter().take(offset).filter(|&&byte| byte == b'\n').count()
     }
 
     /// `FILE:LINE: KEY`.
@@ -80,6 +96,16 @@ impl File<'_> {
                 "poll" => source.poll = Some(poll(value.get_ref()).map_err(wrong)?),
                 "control" => source.control = Some(string(value.get_ref()).map_err(wrong)?.into()),
                 "port" => source.ports = self.ports(value).map_err(|error| *error)?,
+                "mirror" => source.mirrors = self.mirrors(value)?,
+                "rules" => {
+                    let text = string(value.get_ref()).map_err(wrong)?;
+                    source.rules.push(RulesSource::Inline(self.rules(value.span(), text)));
+                }
+                "rules-file" => {
+                    let name = string(value.get_ref()).map_err(wrong)?;
+                    let path = self.path.parent().unwrap_or(Path::new("")).join(name);
+                    source.rules.push(RulesSource::File { place, path });
+                }
                 other => {
                     let problem = Problem::unknown("key", other, KEYS.into_iter());
                     return Err(ConfigError::new(self.place(key.span()), problem));
@@ -87,6 +113,58 @@ impl File<'_> {
             }
         }
         Ok(source)
+    }
+
+    /// The text of rules whose value, quotes and all, lies at `span`.
+    fn rules(&self, span: Range<usize>, text: &str) -> RulesText {
+        let quoted = &self.text[span.start..];
+        // A newline right behind three quotes is not part of the text.
+        let skipped =
+            ["\"\"\"\n", "'''\n", "\"\"\"\r\n", "'''\r\n"].iter().any(|open| quoted.starts_with(open));
+        RulesText {
+            source: self.path.display().to_string(),
+            lines_before: self.lines_before(span.start) + usize::from(skipped),
+            text: text.to_owned(),
+        }
+    }
+
+    fn mirrors(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<Placed<MirrorSpec>>, ConfigError> {
+        let wrong = |span| {
+            let place = self.place_of(span, "mirror");
+            ConfigError::new(place, "no table; write each mirror as [[mirror]] and its options below")
+        };
+        let mirrors = value.get_ref().as_array().ok_or_else(|| wrong(value.span()))?;
+        let tables = mirrors.iter().map(|mirror| {
+            let table = mirror.get_ref().as_table().ok_or_else(|| wrong(mirror.span()))?;
+            self.mirror(mirror.span(), table)
+        });
+        tables.collect()
+    }
+
+    fn mirror(&self, span: Range<usize>, table: &DeTable<'_>) -> Result<Placed<MirrorSpec>, ConfigError> {
+        let place = self.place_of(span, "mirror");
+        let wrong = |problem: Problem| ConfigError::new(place.clone(), problem);
+        let Some((_, name)) = table.iter().find(|(key, _)| key.get_ref().as_ref() == NAME) else {
+            return Err(wrong("no name; add name = \"NAME\"".into()));
+        };
+        let mut draft = string(name.get_ref()).and_then(MirrorDraft::new).map_err(wrong)?;
+        for (key, value) in table {
+            let option = key.get_ref().as_ref();
+            if option == NAME {
+                continue;
+            }
+            let known = MirrorDraft::option_names().any(|name| name == option);
+            let done = if known {
+                word(value.get_ref(), "+").and_then(|text| draft.set(option, &text))
+            } else {
+                Err(Problem::unknown("option", option, [NAME].into_iter().chain(MirrorDraft::option_names())))
+            };
+            done.map_err(|problem| {
+                ConfigError::new(self.place_of(key.span(), &format!("mirror.{option}")), problem)
+            })?;
+        }
+        let value = draft.finish().map_err(wrong)?;
+        Ok(Placed { place, value })
     }
 
     fn ports(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<Placed<PortSpec>>, Box<ConfigError>> {

@@ -16,6 +16,12 @@ mod inherited_socket;
 /// One port: `NAME=TYPE:ADDRESS[,OPTION=VALUE...]`.
 mod port_spec;
 
+/// One mirror: `NAME,src=PORT,dst=PORT,vlan=ID,output=PORT`.
+mod mirror;
+
+/// Texts of rules.
+mod rules;
+
 /// Lists of CPUs.
 mod cpu;
 
@@ -36,11 +42,13 @@ pub(crate) use self::cpu::pin_to;
 pub use self::error::ConfigError;
 pub(crate) use self::error::nearest;
 pub use self::inherited_socket::InheritedSocket;
+pub use self::mirror::{MirrorPorts, MirrorSpec};
 pub use self::owner::Owner;
 pub use self::port_spec::{
     DEFAULT_MAC_LIMIT, MAX_NAME_BYTES, MAX_QUEUE_PAIRS, MAX_SOCKET_PATH_BYTES, Offloads, PortKind, PortSpec,
     VhostUserSpec,
 };
+pub use self::rules::{RulesSource, RulesText};
 pub use self::vlan::{MAX_VLAN, VlanSet, VlanSpec};
 
 /// Control socket of `vsteer run`, and where `vsteer ctl` looks for it.
@@ -57,6 +65,10 @@ pub struct Config {
     pub control: Option<PathBuf>,
     /// Ports to start with, at most [`MAX_PORTS`], in the order they were written.
     pub ports: Vec<PortSpec>,
+    /// Mirrors to start with.
+    pub mirrors: Vec<MirrorSpec>,
+    /// Texts of the rules to start with; `None` leaves the rules as they are, which at the start is a learning switch.
+    pub rules: Option<Vec<RulesText>>,
 }
 
 /// How workers wait for packets.
@@ -83,7 +95,7 @@ impl PollMode {
 }
 
 /// What one source says; what is `None` is left to the other, or to the default.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ConfigSource {
     /// CPUs of the workers.
     pub workers: Option<Placed<CpuList>>,
@@ -93,6 +105,10 @@ pub struct ConfigSource {
     pub control: Option<PathBuf>,
     /// Ports in the order they were written.
     pub ports: Vec<Placed<PortSpec>>,
+    /// Mirrors in the order in which they were written.
+    pub mirrors: Vec<Placed<MirrorSpec>>,
+    /// Where rules are; nowhere leaves them to the other source.
+    pub rules: Vec<RulesSource>,
 }
 
 /// A value with the place where the operator wrote it, for errors that show later.
@@ -113,7 +129,7 @@ impl ConfigSource {
         let place = format!("--config {}", path.display());
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError::new(place, format!("cannot be read: {error}; check the path")))?;
-        file::parse(&path.display().to_string(), &text)
+        file::parse(path, &text)
     }
 
     /// Sets the workers from the text of `--workers`.
@@ -135,6 +151,21 @@ impl ConfigSource {
         let value = PortSpec::parse("--port", text)?;
         self.ports.push(Placed { place: format!("--port {text}"), value });
         Ok(())
+    }
+
+    /// Adds a mirror from the text of `--mirror`.
+    ///
+    /// # Errors
+    /// The text is no mirror.
+    pub fn add_mirror(&mut self, text: &str) -> Result<(), ConfigError> {
+        let value = MirrorSpec::parse("--mirror", text)?;
+        self.mirrors.push(Placed { place: format!("--mirror {text}"), value });
+        Ok(())
+    }
+
+    /// Adds the file of rules of `--rules`.
+    pub fn add_rules(&mut self, path: &Path) {
+        self.rules.push(RulesSource::File { place: "--rules".to_owned(), path: path.to_owned() });
     }
 
     /// Adds the one guest of a side-car: a vhost-user port at `path` with comma-separated `options`.
@@ -173,21 +204,27 @@ impl ConfigSource {
 }
 
 impl Config {
-    /// Puts `command_line` over `file`: its single values win, and its ports join the file's, replacing those of the
-    /// same name.
+    /// Puts `command_line` over `file`: its single values win, its rules win as a whole, and its ports and mirrors join
+    /// the file's, replacing those of the same name. Files of rules are read here.
     ///
     /// # Errors
-    /// A name, socket or interface is used twice, there are too many ports, or a CPU may not be used.
+    /// A name, socket or interface is used twice, there are too many ports, a CPU may not be used, a mirror or a rule names
+    /// a port that is not there, or a file of rules cannot be read or says something that is no rule.
     pub fn merge(command_line: ConfigSource, file: ConfigSource) -> Result<Self, ConfigError> {
         let workers = match command_line.workers.or(file.workers) {
             Some(cpus) => pinned_workers(cpus)?,
             None => vec![None],
         };
+        let ports = merge_ports(command_line.ports, file.ports)?;
+        let rules = if command_line.rules.is_empty() { file.rules } else { command_line.rules };
+        let rules = rules.iter().map(RulesSource::read).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             workers,
             poll: command_line.poll.or(file.poll).unwrap_or_default(),
             control: command_line.control.or(file.control),
-            ports: merge_ports(command_line.ports, file.ports)?,
+            mirrors: merge_mirrors(command_line.mirrors, file.mirrors, &ports)?,
+            rules: (!rules.is_empty()).then_some(rules),
+            ports,
         })
     }
 }
@@ -213,10 +250,31 @@ fn merge_ports(
     Ok(file.into_iter().map(|port| port.value).collect())
 }
 
-/// Refuses two ports with one name, or on one socket or interface.
+fn merge_mirrors(
+    command_line: Vec<Placed<MirrorSpec>>,
+    mut file: Vec<Placed<MirrorSpec>>,
+    ports: &[PortSpec],
+) -> Result<Vec<MirrorSpec>, ConfigError> {
+    file.retain(|old| command_line.iter().all(|new| new.value.name != old.value.name));
+    file.extend(command_line);
+    let mut names = HashMap::new();
+    for Placed { place, value } in &file {
+        if let Some(first) = names.insert(value.name.as_str(), place) {
+            let problem = format!("the name {:?} is taken by {first}; use another", value.name);
+            return Err(ConfigError::new(place, problem));
+        }
+        if let Some(unknown) = value.port_names().find(|&name| ports.iter().all(|port| port.name != name)) {
+            return Err(ConfigError::new(place, format!("no port {unknown:?}; add it, or name another")));
+        }
+    }
+    Ok(file.into_iter().map(|mirror| mirror.value).collect())
+}
+
+/// Refuses two ports with one name, on one socket or interface, or that are both the local port.
 fn refuse_shared(ports: &[Placed<PortSpec>]) -> Result<(), ConfigError> {
     let mut names = HashMap::new();
     let mut addresses = HashMap::new();
+    let mut local = None;
     for Placed { place, value } in ports {
         if let Some(first) = names.insert(value.name.as_str(), place) {
             let problem = format!("the name {:?} is taken by {first}; use another", value.name);
@@ -224,6 +282,12 @@ fn refuse_shared(ports: &[Placed<PortSpec>]) -> Result<(), ConfigError> {
         }
         if let Some(first) = addresses.insert(value.identity(), place) {
             let problem = format!("{} is used by {first} too; give each port its own", value.address());
+            return Err(ConfigError::new(place, problem));
+        }
+        if value.local
+            && let Some(first) = local.replace(place)
+        {
+            let problem = format!("{first} is the local port already; drop local=on from one of them");
             return Err(ConfigError::new(place, problem));
         }
     }
@@ -256,7 +320,36 @@ impl fmt::Display for Config {
             Some(path) => writeln!(f, "control  {}", path.display())?,
             None => writeln!(f, "control  none")?,
         }
-        self.ports.iter().try_for_each(|port| writeln!(f, "port     {port}"))
+        self.ports.iter().try_for_each(|port| writeln!(f, "port     {port}"))?;
+        self.mirrors.iter().try_for_each(|mirror| writeln!(f, "mirror   {mirror}"))?;
+        self.rules.iter().flatten().try_for_each(|rules| writeln!(f, "rules    {}", rules.source))
+    }
+}
+
+/// Where a configuration comes from, to read it again while the switch runs.
+#[derive(Debug, Clone)]
+pub struct ConfigOrigin {
+    /// What the command line said.
+    pub line: ConfigSource,
+    /// The configuration file.
+    pub file: Option<PathBuf>,
+    /// Control socket if neither names one.
+    pub default_control: Option<PathBuf>,
+}
+
+impl ConfigOrigin {
+    /// The configuration as the files say it now.
+    ///
+    /// # Errors
+    /// A file cannot be read, or something in it cannot be used.
+    pub fn read(&self) -> Result<Config, ConfigError> {
+        let file = match &self.file {
+            Some(path) => ConfigSource::from_file(path)?,
+            None => ConfigSource::default(),
+        };
+        let mut config = Config::merge(self.line.clone(), file)?;
+        config.control = config.control.or_else(|| self.default_control.clone());
+        Ok(config)
     }
 }
 

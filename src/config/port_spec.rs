@@ -44,6 +44,8 @@ pub struct PortSpec {
     pub offloads: Offloads,
     /// MTU told to the guest or set on the interface, 68 to 65535; `None` says nothing.
     pub mtu: Option<u16>,
+    /// Whether rules mean this port by `LOCAL`; at most one port is.
+    pub local: bool,
 }
 
 /// What stands behind a port.
@@ -166,7 +168,8 @@ impl fmt::Display for PortSpec {
         }
         write!(f, ",mac-limit={},queues={}", self.mac_limit, self.queue_pairs)?;
         write!(f, ",csum={},tso={}", on_off(self.offloads.csum), on_off(self.offloads.tso))?;
-        self.mtu.map_or(Ok(()), |mtu| write!(f, ",mtu={mtu}"))
+        self.mtu.map_or(Ok(()), |mtu| write!(f, ",mtu={mtu}"))?;
+        f.write_str(if self.local { ",local=on" } else { "" })
     }
 }
 
@@ -211,7 +214,7 @@ fn parse_kind(word: &str) -> Result<(KindWord, &str), Problem> {
 type Setter = fn(&mut PortDraft, &str) -> Result<(), Problem>;
 
 /// Every option, with the reader of its value.
-const OPTIONS: [(&str, Setter); 12] = [
+const OPTIONS: [(&str, Setter); 13] = [
     ("vlan", |draft, text| set_once(&mut draft.vlan, parse_vlan(text)?)),
     ("trunks", PortDraft::add_trunks),
     ("trunk", PortDraft::add_trunks),
@@ -224,6 +227,7 @@ const OPTIONS: [(&str, Setter); 12] = [
     ("csum", |draft, text| set_once(&mut draft.csum, parse_choice(text, ["off", "on"])?)),
     ("tso", |draft, text| set_once(&mut draft.tso, parse_choice(text, ["off", "on"])?)),
     ("mtu", |draft, text| set_once(&mut draft.mtu, parse_number(text, MIN_MTU, u16::MAX)?)),
+    ("local", |draft, text| set_once(&mut draft.local, parse_choice(text, ["off", "on"])?)),
 ];
 
 /// A port whose words are still being read.
@@ -244,6 +248,7 @@ pub(super) struct PortDraft {
     csum: Option<bool>,
     tso: Option<bool>,
     mtu: Option<u16>,
+    local: Option<bool>,
 }
 
 impl PortDraft {
@@ -266,6 +271,7 @@ impl PortDraft {
             csum: None,
             tso: None,
             mtu: None,
+            local: None,
         })
     }
 
@@ -324,6 +330,7 @@ impl PortDraft {
             mac_limit: self.mac_limit.unwrap_or(DEFAULT_MAC_LIMIT),
             queue_pairs,
             mtu: self.mtu,
+            local: self.local.unwrap_or(false),
         })
     }
 
@@ -383,7 +390,7 @@ impl PortDraft {
     }
 }
 
-fn set_once<T>(slot: &mut Option<T>, value: T) -> Result<(), Problem> {
+pub(super) fn set_once<T>(slot: &mut Option<T>, value: T) -> Result<(), Problem> {
     match slot.replace(value) {
         None => Ok(()),
         Some(_) => Err("given twice; keep one".into()),
@@ -409,7 +416,7 @@ fn parse_choice(text: &str, [no, yes]: [&str; 2]) -> Result<bool, Problem> {
     }
 }
 
-fn check_name(name: &str) -> Result<(), Problem> {
+pub(super) fn check_name(name: &str) -> Result<(), Problem> {
     let fits = (1..=MAX_NAME_BYTES).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
     if fits {
@@ -471,6 +478,7 @@ mod tests {
                 queue_pairs: 16,
                 offloads: Offloads { csum: true, tso: true },
                 mtu: None,
+                local: false,
             }
         );
     }
@@ -486,7 +494,7 @@ mod tests {
     fn every_option_is_read() {
         let spec = parse(
             "a.b-c_1=vhost-user:/s=1,owner=root:0,perm=0600,trunks=20-29+10,trunk=30,native=7,mac-limit=9,queues=128,\
-             csum=off,mtu=9000,mode=server",
+             csum=off,mtu=9000,mode=server,local=on",
         );
         let owner = Owner { uid: Some(0), gid: Some(0) };
         let server = VhostUserSpec::Server { path: "/s=1".into(), owner, perm: Some(0o600) };
@@ -500,6 +508,7 @@ mod tests {
                 queue_pairs: 128,
                 offloads: Offloads { csum: false, tso: false },
                 mtu: Some(9000),
+                local: true,
             }
         );
     }
@@ -510,7 +519,7 @@ mod tests {
             "vm0=vhost-user:/run/vm0.sock,vlan=10,owner=1000:107,perm=0660",
             "vm0=vhost-user:/run/vm0.sock,owner=:107,tso=off",
             "vm1=vhost-user:/run/vm1.sock,mode=client,trunks=10+20-29,native=1,mtu=68",
-            "host=tap:vsteer0,queues=4,csum=off,mac-limit=0",
+            "host=tap:vsteer0,queues=4,csum=off,mac-limit=0,local=on",
         ] {
             let spec = parse(text);
             assert_eq!(parse(&spec.to_string()), spec);
@@ -525,7 +534,8 @@ mod tests {
     fn errors_name_the_option_the_value_and_what_to_try() {
         let not_access = "vlan= makes an access port, trunks= and native= a trunk; for a trunk with untagged frames in a \
                           VLAN, use native= in place of vlan=";
-        let known = "vlan, trunks, trunk, native, mac-limit, queues, mode, owner, perm, csum, tso, mtu";
+        let known =
+            "vlan, trunks, trunk, native, mac-limit, queues, mode, owner, perm, csum, tso, mtu, local";
         for (text, problem) in [
             ("vm0", "no \"=\" after the port's name; write NAME=TYPE:ADDRESS[,OPTION=VALUE...]".to_owned()),
             (

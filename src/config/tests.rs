@@ -3,7 +3,7 @@
 use super::*;
 
 fn from_toml(text: &str) -> Result<Config, ConfigError> {
-    Config::merge(ConfigSource::default(), file::parse("v.toml", text)?)
+    Config::merge(ConfigSource::default(), file::parse(Path::new("v.toml"), text)?)
 }
 
 fn toml_error(text: &str) -> String {
@@ -25,7 +25,14 @@ fn nothing_said_is_one_free_worker_that_adapts() {
     let config = Config::merge(ConfigSource::default(), ConfigSource::default()).unwrap();
     assert_eq!(
         config,
-        Config { workers: vec![None], poll: PollMode::Adaptive, control: None, ports: Vec::new() }
+        Config {
+            workers: vec![None],
+            poll: PollMode::Adaptive,
+            control: None,
+            ports: Vec::new(),
+            mirrors: Vec::new(),
+            rules: None,
+        }
     );
 }
 
@@ -76,7 +83,10 @@ fn file_errors_name_file_line_key_and_what_to_try() {
     let port = "[port.vm0]\ntype = \"vhost-user\"\npath = \"/x\"\n";
     for (text, error) in [
         ("\nworker = [1]".to_owned(), "v.toml:2: unknown key \"worker\"; did you mean \"workers\"?"),
-        ("name = 1".to_owned(), "v.toml:1: unknown key \"name\"; use one of workers, poll, control, port"),
+        (
+            "name = 1".to_owned(),
+            "v.toml:1: unknown key \"name\"; use one of workers, poll, control, port, mirror, rules, rules-file",
+        ),
         ("workers = \"x\"".to_owned(), "v.toml:1: workers: \"x\" is no CPU; write numbers as in 1,3 or 4-7"),
         (
             "\n\npoll = \"adaptiv\"".to_owned(),
@@ -129,6 +139,84 @@ fn file_errors_name_file_line_key_and_what_to_try() {
     }
 }
 
+const THREE_TAPS: &str = "[port.a]\ntype=\"tap\"\ninterface=\"a\"\n[port.b]\ntype=\"tap\"\ninterface=\"b\"\n\
+                          [port.c]\ntype=\"tap\"\ninterface=\"c\"\n";
+
+#[test]
+fn mirrors_are_tables_with_the_words_of_the_command_line() {
+    let text = format!(
+        "{THREE_TAPS}[[mirror]]\nname = \"m\"\nsrc = [\"a\", \"b\"]\nvlan = [10, \"20-29\"]\noutput = \"c\"\n\
+         [[mirror]]\nname = \"n\"\nsrc = \"all\"\noutput = \"c\"\n"
+    );
+    let line = ConfigSource {
+        mirrors: vec![Placed {
+            place: "--mirror".into(),
+            value: MirrorSpec::parse("--mirror", "n,dst=a,output=b").unwrap(),
+        }],
+        ..ConfigSource::default()
+    };
+    let file = file::parse(Path::new("v.toml"), &text).unwrap();
+    let config = Config::merge(line, file).unwrap();
+    let mirrors: Vec<String> = config.mirrors.iter().map(MirrorSpec::to_string).collect();
+    assert_eq!(mirrors, ["m,src=a+b,vlan=10+20-29,output=c", "n,dst=a,output=b"]);
+
+    for (mirror, error) in [
+        (
+            "name = \"m\"\nsrc = \"x\"\noutput = \"c\"",
+            "v.toml:10: mirror: no port \"x\"; add it, or name another",
+        ),
+        ("src = \"a\"", "v.toml:10: mirror: no name; add name = \"NAME\""),
+        (
+            "name = \"m\"\nsource = \"a\"",
+            "v.toml:12: mirror.source: unknown option \"source\"; use one of name, src, dst, vlan, output",
+        ),
+    ] {
+        assert_eq!(toml_error(&format!("{THREE_TAPS}[[mirror]]\n{mirror}\n")), error);
+    }
+    assert_eq!(
+        toml_error("[mirror]\nname = \"m\"\n"),
+        "v.toml:1: mirror: no table; write each mirror as [[mirror]] and its options below"
+    );
+}
+
+#[test]
+fn one_port_is_local() {
+    let error =
+        Config::merge(command_line(&["a=tap:a,local=on", "b=tap:b,local=on"]), ConfigSource::default());
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "--port b=tap:b,local=on: --port a=tap:a,local=on is the local port already; drop local=on from one of them"
+    );
+    assert!(from_toml("[port.a]\ntype = \"tap\"\ninterface = \"a\"\nlocal = true\n").unwrap().ports[0].local);
+}
+
+#[test]
+fn rules_know_their_lines_and_those_of_the_command_line_win() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("acl"), "priority=5,actions=drop\n").unwrap();
+    let path = folder.path().join("v.toml");
+    let source = path.display().to_string();
+    let text = "poll = \"busy\"\nrules = \"\"\"\nactions=normal\n\"\"\"\nrules-file = \"acl\"\n";
+    let inline = RulesText { source: source.clone(), lines_before: 2, text: "actions=normal\n".into() };
+    let own_file = RulesText {
+        source: folder.path().join("acl").display().to_string(),
+        lines_before: 0,
+        text: "priority=5,actions=drop\n".into(),
+    };
+    let file = || file::parse(&path, text).unwrap();
+    let config = Config::merge(ConfigSource::default(), file()).unwrap();
+    assert_eq!(config.rules, Some(vec![inline, own_file.clone()]));
+
+    let mut line = ConfigSource::default();
+    line.add_rules(&folder.path().join("acl"));
+    assert_eq!(Config::merge(line, file()).unwrap().rules, Some(vec![own_file]));
+
+    let mut missing = ConfigSource::default();
+    missing.add_rules(Path::new("/nonexistent/acl"));
+    let error = Config::merge(missing, ConfigSource::default()).unwrap_err().to_string();
+    assert!(error.starts_with("--rules: /nonexistent/acl cannot be read: "), "{error}");
+}
+
 #[test]
 fn broken_toml_names_file_and_line() {
     assert!(toml_error("poll = \"busy\"\nworkers = [1,").starts_with("v.toml:2: "));
@@ -156,7 +244,7 @@ fn command_line_wins_over_the_file() {
     "#;
     let mut line = command_line(&["c=tap:tc", "a=tap:other"]);
     line.poll = Some(PollMode::Interrupt);
-    let config = Config::merge(line, file::parse("v.toml", file).unwrap()).unwrap();
+    let config = Config::merge(line, file::parse(Path::new("v.toml"), file).unwrap()).unwrap();
     assert_eq!(config.poll, PollMode::Interrupt);
     assert_eq!(config.control.as_deref(), Some(Path::new("/tmp/file.sock")));
     let ports: Vec<(&str, String)> =
