@@ -1,6 +1,10 @@
 //! The appliance: workers, ports and the revalidator, put together, and what the control socket does to them.
+//!
+//! Whatever changes ports holds the lock of the port table from beginning to end; whatever changes the snapshot that workers
+//! see does so by `Published::update`, so changes of rules, which need no port table, can come from any thread.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +16,7 @@ use parking_lot::Mutex;
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::fdb::Fdb;
 use vsteer_switch::port::{MAX_PORTS, PortId};
-use vsteer_switch::vlan::VlanId;
+use vsteer_switch::vlan::{SwitchConfig, VlanId};
 use vsteer_vhost::net::queue::KickPoller;
 
 use crate::config::{Config, PollMode, PortSpec};
@@ -25,7 +29,8 @@ use crate::control::protocol::{
 use crate::driver::{OpenPort, open};
 use crate::fabric::{Alarm, Fabric};
 use crate::notify::Trigger;
-use crate::port::{Driver, Port};
+use crate::port::{Driver, Port, switch_port};
+use crate::port_numbers::PortNumbers;
 use crate::revalidator::Revalidator;
 use crate::topology::{Published, Topology};
 use crate::worker::{Message, WorkerHandle};
@@ -50,8 +55,7 @@ pub struct Appliance {
 #[derive(Debug, Default)]
 struct PortTable {
     open: Vec<OpenPort>,
-    /// Where the search for a free number begins: numbers are reused as late as possible.
-    next_id: u16,
+    numbers: Arc<PortNumbers>,
 }
 
 impl Appliance {
@@ -62,7 +66,7 @@ impl Appliance {
     pub fn start(config: &Config, trigger: &Trigger) -> Result<Self, OperationError> {
         let worker_count = config.workers.len();
         let fabric = Arc::new(Fabric {
-            topology: Published::new(Topology::new(0, &[], worker_count)),
+            topology: Published::new(Topology::empty(worker_count)),
             fdb: Fdb::new(FDB_CAPACITY),
             new_flows: SegQueue::new(),
             start: Instant::now(),
@@ -86,22 +90,32 @@ impl Appliance {
     }
 
     /// Publishes the ports of `table` and waits until every worker uses them, and them only.
+    fn publish_ports(&self, table: &PortTable) {
+        let ports: Vec<_> = table.open.iter().map(|open| Arc::clone(&open.port)).collect();
+        let members = ports.iter().map(|port| (port.id, switch_port(&port.spec())));
+        let config = |generation| SwitchConfig::new(generation, members);
+        let change = |old: &Topology| {
+            Ok::<_, Infallible>(Some(old.with_ports(&ports, Arc::clone(&table.numbers), config)))
+        };
+        let Ok(epoch) = self.fabric.topology.update(change);
+        self.settle(epoch);
+    }
+
+    /// Waits until every worker uses the snapshot numbered `epoch` or a later one.
     ///
     /// Nothing that a worker touches can go before that: it holds the snapshot that it uses.
-    fn publish(&self, table: &PortTable) {
-        let epoch = self.fabric.topology.epoch() + 1;
-        let ports: Vec<_> = table.open.iter().map(|open| Arc::clone(&open.port)).collect();
-        self.fabric.topology.publish(Topology::new(epoch, &ports, self.workers.len()));
+    fn settle(&self, epoch: u64) {
         let deadline = Instant::now() + RETIRE_TIMEOUT;
         for worker in &self.workers {
             worker.shared.waker.wake();
         }
         for (index, worker) in self.workers.iter().enumerate() {
-            // Acquire: what the worker did with older snapshots is done; partner: the release in `Worker::take_queues`.
+            // Acquire: what the worker did with older snapshots is done; partner: the release in `Worker::adopt_topology`.
             if !soon(deadline, || worker.shared.seen_epoch.load(Ordering::Acquire) >= epoch) {
-                tracing::error!(worker = index, "does not take over a change of ports; it may be stuck");
+                tracing::error!(worker = index, "does not take over a change; it may be stuck");
             }
         }
+        self.fabric.topology.free_replaced();
         self.fabric.changes.ring();
     }
 
@@ -119,19 +133,20 @@ impl Appliance {
                 }
             }
         }
+        let spec = port.spec();
         let mut info = PortInfo {
-            name: port.spec.name.clone(),
+            name: spec.name.clone(),
             id: port.id.number(),
-            kind: port.spec.type_name().to_owned(),
-            address: port.spec.address(),
+            kind: spec.type_name().to_owned(),
+            address: spec.address(),
             state: PortState::Connected,
             fault: None,
             features: Vec::new(),
             queue_pairs_enabled: u16::try_from(port.queues()).unwrap_or(u16::MAX),
             queue_pairs_offered: u16::try_from(port.queues()).unwrap_or(u16::MAX),
-            vlan: port.spec.vlan.clone(),
-            mac_limit: port.spec.mac_limit,
-            mtu: port.spec.mtu,
+            vlan: spec.vlan.clone(),
+            mac_limit: spec.mac_limit,
+            mtu: spec.mtu,
             counters,
         };
         match &port.driver {
@@ -172,7 +187,7 @@ impl Appliance {
 
     fn port_name(&self, id: u32) -> Option<String> {
         let id = PortId::new(u16::try_from(id).ok()?)?;
-        self.fabric.topology.load().port(id).map(|port| port.spec.name.clone())
+        self.fabric.topology.load().numbers.name(id).map(str::to_owned)
     }
 }
 
@@ -191,19 +206,9 @@ impl PortTable {
     fn find(&self, name: &str) -> Result<Arc<Port>, OperationError> {
         self.open
             .iter()
-            .find(|open| open.port.spec.name == name)
+            .find(|open| open.port.spec().name == name)
             .map(|open| Arc::clone(&open.port))
             .ok_or_else(|| OperationError::no_port(name))
-    }
-
-    fn free_id(&mut self) -> Option<PortId> {
-        let max = u16::try_from(MAX_PORTS).unwrap_or(u16::MAX);
-        let id = (0..max)
-            .map(|step| (self.next_id + step) % max)
-            .filter_map(PortId::new)
-            .find(|&id| self.open.iter().all(|open| open.port.id != id))?;
-        self.next_id = (id.number() + 1) % max;
-        Some(id)
     }
 }
 
@@ -223,22 +228,25 @@ impl Operations for Appliance {
         if let Some(taken) = table.open.iter().find_map(|open| open.conflict(&spec)) {
             return Err(OperationError::new(ErrorKind::Exists, taken));
         }
-        let id = table.free_id().ok_or_else(|| {
+        let rules = Arc::clone(&self.fabric.topology.load().rules);
+        let is_meant = |port| rules.rules().any(|rule| rule.spec().names_port(port));
+        let mut numbers = PortNumbers::clone(&table.numbers);
+        let id = numbers.claim(&spec.name, is_meant).ok_or_else(|| {
             OperationError::new(
                 ErrorKind::Exists,
-                format!("there are {MAX_PORTS} ports already; delete one first"),
+                format!(
+                    "all {MAX_PORTS} port numbers are taken, by ports or by rules about ports that are gone; delete one \
+                     of either first"
+                ),
             )
         })?;
         let open = open(id, spec, self.workers.len()).map_err(OperationError::failed)?;
         let port = Arc::clone(&open.port);
+        let spec = port.spec();
+        table.numbers = Arc::new(numbers);
         table.open.push(open);
-        self.publish(&table);
-        tracing::info!(
-            port = port.spec.name,
-            kind = port.spec.type_name(),
-            address = port.spec.address(),
-            "port added"
-        );
+        self.publish_ports(&table);
+        tracing::info!(port = spec.name, kind = spec.type_name(), address = spec.address(), "port added");
         Ok(self.info(&port))
     }
 
@@ -248,9 +256,10 @@ impl Operations for Appliance {
         let (gone, left): (Vec<_>, Vec<_>) =
             std::mem::take(&mut table.open).into_iter().partition(|open| Arc::ptr_eq(&open.port, &port));
         table.open = left;
+        Arc::make_mut(&mut table.numbers).release(port.id);
         // Workers let go of the port first, then the revalidator, which would teach the addresses of its flows again; then
         // what was learned from it goes, and only then its sockets.
-        self.publish(&table);
+        self.publish_ports(&table);
         for flow in self.revalidator.flows.lock().iter().filter(|flow| flow.in_port() == port.id) {
             flow.kill();
         }
@@ -262,7 +271,10 @@ impl Operations for Appliance {
         drop(gone);
         // The revalidator and readers of statistics hold a snapshot for a moment. An interface can be opened again once
         // the last of them let go.
-        soon(Instant::now() + RETIRE_TIMEOUT, || Arc::strong_count(&port) == 1);
+        soon(Instant::now() + RETIRE_TIMEOUT, || {
+            self.fabric.topology.free_replaced();
+            Arc::strong_count(&port) == 1
+        });
         drop(port);
         tracing::info!(port = name, "port deleted");
         Ok(())

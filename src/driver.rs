@@ -47,7 +47,7 @@ pub enum OpenError {
 impl OpenPort {
     /// Says so if a port as `spec` asks for would get in the way of this one.
     pub fn conflict(&self, spec: &PortSpec) -> Option<String> {
-        let mine = &self.port.spec;
+        let mine = self.port.spec();
         if mine.name == spec.name {
             return Some(format!("port {}: the name is taken; choose another", spec.name));
         }
@@ -59,7 +59,7 @@ impl OpenPort {
 
 impl fmt::Display for OpenPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.port.spec.name.fmt(f)
+        self.port.spec().name.fmt(f)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::topology::Published;
 /// Each member says how it is shared; nothing here is locked by a worker on the packet path.
 #[derive(Debug)]
 pub struct Fabric {
-    /// Ports and assignments.
+    /// Ports, assignments and rules.
     pub topology: Published,
     /// Learned addresses.
     pub fdb: Fdb,

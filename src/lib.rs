@@ -27,7 +27,10 @@ pub mod nic;
 /// A port of the switch and its driver.
 pub mod port;
 
-/// Snapshots of ports and assignments, published to the workers.
+/// Which number belongs to which port.
+pub mod port_numbers;
+
+/// Snapshots of ports, assignments and rules, published to the workers.
 pub mod topology;
 
 /// What all threads share.

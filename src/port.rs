@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use vsteer_switch::counters::PortCounters;
 use vsteer_switch::egress::OffloadCaps;
@@ -61,12 +62,15 @@ impl TapPort {
 }
 
 /// A port.
+///
+/// # Concurrency
+/// Workers and control threads share it. What the operator asked for is replaced by control threads, and workers read it
+/// only to report a failure; what packets depend on does not change while the port lives, or comes with a snapshot.
 #[derive(Debug)]
 pub struct Port {
     /// Its number.
     pub id: PortId,
-    /// What the operator asked for.
-    pub spec: PortSpec,
+    spec: ArcSwap<PortSpec>,
     /// What moves its packets.
     pub driver: Driver,
     /// Counters of each worker, by the worker's index.
@@ -81,7 +85,18 @@ impl Port {
         let max_frame_bytes =
             spec.mtu.map_or(DEFAULT_MAX_FRAME_BYTES, |mtu| usize::from(mtu) + LINK_HEADER_BYTES);
         let counters = (0..workers).map(|_| PortCounters::default()).collect();
-        Self { id, spec, driver, counters, max_frame_bytes }
+        Self { id, spec: ArcSwap::from_pointee(spec), driver, counters, max_frame_bytes }
+    }
+
+    /// What the operator asked for.
+    pub fn spec(&self) -> Arc<PortSpec> {
+        self.spec.load_full()
+    }
+
+    /// Takes over `spec`, which asks for no other driver; see [`PortSpec::is_same_driver`].
+    pub fn set_spec(&self, spec: PortSpec) {
+        debug_assert!(self.spec().is_same_driver(&spec));
+        self.spec.store(Arc::new(spec));
     }
 
     /// Queues that packets can be received from.

@@ -155,7 +155,7 @@ fn report_faults(topology: &Topology) {
             && let Some(fault) = guest.take_unreported_fault()
         {
             tracing::warn!(
-                port = port.spec.name,
+                port = port.spec().name,
                 %fault,
                 "the guest's port is stopped until its driver or front-end starts anew"
             );

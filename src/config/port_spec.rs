@@ -128,6 +128,13 @@ impl PortSpec {
         draft.finish()
     }
 
+    /// Whether a port that is as `self` says can go on as `other` says without being opened again.
+    pub fn is_same_driver(&self, other: &PortSpec) -> bool {
+        let PortSpec { name, kind, vlan: _, mac_limit: _, queue_pairs, offloads, mtu, local: _ } = self;
+        (name, kind, queue_pairs, offloads, mtu)
+            == (&other.name, &other.kind, &other.queue_pairs, &other.offloads, &other.mtu)
+    }
+
     /// The port's type in the operator's word.
     pub fn type_name(&self) -> &'static str {
         match self.kind {
@@ -602,6 +609,15 @@ mod tests {
             ),
         ] {
             assert_eq!(error(text), format!("--port {text}: {problem}"));
+        }
+    }
+
+    #[test]
+    fn vlan_limit_and_local_need_no_new_driver() {
+        let old = parse("h=tap:t0,vlan=5,mac-limit=1");
+        assert!(old.is_same_driver(&parse("h=tap:t0,trunks=7,local=on")));
+        for other in ["h=tap:t1", "h=tap:t0,mtu=1400", "h=tap:t0,queues=2", "h=tap:t0,tso=off", "g=tap:t0"] {
+            assert!(!old.is_same_driver(&parse(other)), "{other}");
         }
     }
 

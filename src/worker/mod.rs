@@ -198,6 +198,7 @@ impl Worker {
     }
 
     fn run(mut self) {
+        self.take_queues();
         self.adopt_topology();
         let mut begin = self.clock.cycles();
         while !self.shared.stop.load(Ordering::Relaxed) {
@@ -284,10 +285,23 @@ impl Worker {
         found
     }
 
-    /// Takes over the newest snapshot: lets go of queues that went to others, and takes those that came.
+    /// Takes over the newest snapshot.
     fn adopt_topology(&mut self) {
-        self.release_queues();
-        self.topology = self.fabric.topology.load();
+        let topology = self.fabric.topology.load();
+        // A change of rules alone leaves the queues where they are.
+        if !Arc::ptr_eq(&topology.assignments, &self.topology.assignments) {
+            self.release_queues();
+            self.topology = topology;
+            self.take_queues();
+        } else {
+            self.topology = topology;
+        }
+        // Release: the old snapshot is no longer used; partner: the control thread that retires what it alone held.
+        self.shared.seen_epoch.store(self.topology.epoch, Ordering::Release);
+    }
+
+    /// Takes the queues of the snapshot in use.
+    fn take_queues(&self) {
         for RxPort { port, queues } in &self.topology.assignments[self.index] {
             for queue in members(*queues) {
                 match &port.driver {
@@ -296,8 +310,6 @@ impl Worker {
                 }
             }
         }
-        // Release: the old snapshot is no longer used; partner: the control thread that retires what it alone held.
-        self.shared.seen_epoch.store(self.topology.epoch, Ordering::Release);
     }
 
     /// Lets go of the queues of the snapshot in use, but for those that another worker has taken over already.
@@ -377,7 +389,7 @@ fn started(guest: &VhostPort, queues: PairSet) -> impl Iterator<Item = usize> {
 fn report_failure(port: &Port, tap: &TapPort, errno: i32) {
     tap.failed.store(errno, Ordering::Relaxed);
     let fault = tap.fault();
-    tracing::error!(port = port.spec.name, fault, "the host's port is stopped");
+    tracing::error!(port = port.spec().name, fault, "the host's port is stopped");
 }
 
 /// Counts what a fill from the host did.

@@ -96,3 +96,27 @@ pub enum RuleAction {
     /// Go on in a later table; the last step.
     GotoTable(u8),
 }
+
+impl RuleAction {
+    /// Whether the step names this port, as a place to send to or to have come from.
+    pub fn names_port(&self, port: PortId) -> bool {
+        match self {
+            RuleAction::Output(to) => *to == OutputTo::Port(port),
+            RuleAction::Resubmit { in_port, .. } => *in_port == Some(port),
+            RuleAction::SetField { field, value, .. } => {
+                *field == Field::InPort && *value == u128::from(port.number())
+            }
+            RuleAction::WriteActions(set) => set.iter().any(|action| action.names_port(port)),
+            RuleAction::Controller { .. }
+            | RuleAction::PushVlan(_)
+            | RuleAction::PopVlan
+            | RuleAction::ModVlanVid(_)
+            | RuleAction::ModVlanPcp(_)
+            | RuleAction::Move { .. }
+            | RuleAction::DecTtl
+            | RuleAction::WriteMetadata { .. }
+            | RuleAction::ClearActions
+            | RuleAction::GotoTable(_) => false,
+        }
+    }
+}

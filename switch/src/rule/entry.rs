@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::port::PortId;
+
 use super::action::RuleAction;
+use super::field::Field;
 use super::matching::Match;
 
 /// What the operator said of a rule.
@@ -23,6 +26,15 @@ pub struct RuleSpec {
     pub matching: Match,
     /// What it does with them; nothing is a drop.
     pub actions: Box<[RuleAction]>,
+}
+
+impl RuleSpec {
+    /// Whether it names this port, in its match or in its actions.
+    pub fn names_port(&self, port: PortId) -> bool {
+        let (value, mask) = self.matching.field(Field::InPort);
+        mask != 0 && value == u128::from(port.number())
+            || self.actions.iter().any(|action| action.names_port(port))
+    }
 }
 
 /// What a rule has matched.
