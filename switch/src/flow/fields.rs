@@ -1,6 +1,6 @@
 //! What rules match and change: the key of a packet, and what the rules themselves noted about it.
 //!
-//! A packet that the slow path translates is a [`Fields`]: its key, then metadata and registers, which are zero when it
+//! A packet that the slow path translates is a `Fields`: its key, then metadata and registers, which are zero when it
 //! enters the first table. No packet on the wire and no megaflow has the latter, so only the key's part of a mask leaves
 //! the slow path.
 //!

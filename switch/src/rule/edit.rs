@@ -60,7 +60,7 @@ pub enum Edit {
 pub struct Edited {
     /// The new set.
     pub set: RuleSet,
-    /// Rules that are new.
+    /// Rules that are new, that of the learning switch included if it came back.
     pub added: usize,
     /// Rules that have taken the place of one with the same match and priority.
     pub modified: usize,
@@ -143,7 +143,7 @@ impl RuleSet {
         for (at, edit) in edits.iter().enumerate() {
             edited.apply(edit, now_ms).map_err(|(rule, reason)| EditError { edit: at, rule, reason })?;
         }
-        edited.set.restore_learning_switch(now_ms);
+        edited.added += usize::from(edited.set.restore_learning_switch(now_ms));
         edited.set.generation += u64::from(edited.has_changed());
         Ok(edited)
     }

@@ -1,8 +1,8 @@
-//! The fields that rules name: where each lies in a [`Fields`], how wide it is, and which packets have it.
+//! The fields that rules name: where each lies in a `Fields`, how wide it is, and which packets have it.
 //!
 //! A field is at most 128 bits wide and is read and written as one number in wire order, whatever it stands for; text
 //! gives it its notation. Several names may lie on the same bits, as `nw_src` and `arp_spa` do: which of them a packet has
-//! follows from its type, which is what a field's [`Needs`] say.
+//! follows from its type, which is what a field's `Needs` say.
 //!
 //! # Source
 //! ovs-fields(7) for names, widths and prerequisites. The `inner_vlan` fields are ours: Open vSwitch has no name for them.

@@ -17,6 +17,15 @@ pub mod entry;
 /// Which rules a change or a listing is about.
 pub mod selector;
 
+/// Tries of the prefixes that a table's rules ask for.
+mod trie;
+
+/// A map from hashes to items that snapshots share.
+mod hash_trie;
+
+/// The rules of one mask, found by hash in stages.
+mod subtable;
+
 /// One table: its rules, and which of them a packet meets.
 mod table;
 
@@ -25,3 +34,7 @@ pub mod set;
 
 /// Changes of a rule set: several at once, all or none.
 pub mod edit;
+
+/// Rules and packets for tests.
+#[cfg(test)]
+mod samples;

@@ -236,7 +236,7 @@ impl RuleSet {
         let place = &mut Arc::make_mut(&mut self.tables)[number];
         if let Some(table) = place {
             let table = Arc::make_mut(table);
-            table.remove(&spec.matching, spec.priority);
+            table.remove(rule);
             if table.len() == 0 {
                 *place = None;
             }
@@ -250,10 +250,10 @@ impl RuleSet {
         self.tables[usize::from(spec.table)].as_ref()?.find(&spec.matching, spec.priority)
     }
 
-    /// Puts the rule of the learning switch back if there is no other (invariant 1).
-    pub(super) fn restore_learning_switch(&mut self, now_ms: u64) {
+    /// Puts the rule of the learning switch back if there is no other (invariant 1), and says whether it did.
+    pub(super) fn restore_learning_switch(&mut self, now_ms: u64) -> bool {
         if self.len != 0 {
-            return;
+            return false;
         }
         let normal = RuleSpec {
             table: 0,
@@ -266,5 +266,6 @@ impl RuleSet {
         };
         let rule = self.make_rule(normal, now_ms);
         self.put(rule);
+        true
     }
 }

@@ -182,3 +182,235 @@ fn only_rules_past_their_timeouts_expire_and_only_they_are_removed() {
     let rest = edit(&renewed, &over);
     assert_eq!((rest.removed.len(), rest.set.len()), (2, 3), "a rule that was renewed meanwhile stays");
 }
+
+/// A rule in the model: what it says, the rule in the set that it was last seen as, and its packets.
+#[derive(Debug, Clone)]
+struct Entry {
+    spec: RuleSpec,
+    packets: u64,
+}
+
+/// The rules as a plain list, oldest first.
+#[derive(Debug, Clone, Default)]
+struct Model(Vec<Entry>);
+
+impl Model {
+    fn add(&mut self, spec: &RuleSpec, check_overlap: bool, reset_counts: bool) -> bool {
+        let is_same = |entry: &&mut Entry| Place(&entry.spec) == Place(spec);
+        if let Some(entry) = self.0.iter_mut().find(is_same) {
+            *entry = Entry { spec: spec.clone(), packets: if reset_counts { 0 } else { entry.packets } };
+            return true;
+        }
+        let overlaps = |other: &Entry| {
+            (other.spec.table, other.spec.priority) == (spec.table, spec.priority)
+                && other.spec.matching.overlaps(&spec.matching)
+        };
+        if check_overlap && self.0.iter().any(overlaps) {
+            return false;
+        }
+        self.0.push(Entry { spec: spec.clone(), packets: 0 });
+        true
+    }
+
+    fn apply(&mut self, edit: &Edit) -> bool {
+        match edit {
+            Edit::Add { spec, check_overlap, reset_counts } => {
+                return self.add(spec, *check_overlap, *reset_counts);
+            }
+            Edit::Modify { selector, strict, actions, cookie, reset_counts } => {
+                for entry in self.0.iter_mut().filter(|entry| selector.selects(&entry.spec, *strict)) {
+                    entry.spec.actions = actions.clone();
+                    entry.spec.cookie = cookie.unwrap_or(entry.spec.cookie);
+                    entry.packets *= u64::from(!reset_counts);
+                }
+            }
+            Edit::Delete { selector, strict } => {
+                self.0.retain(|entry| !selector.selects(&entry.spec, *strict));
+            }
+            Edit::Remove(rule) => self.0.retain(|entry| Place(&entry.spec) != Place(rule.spec())),
+            Edit::Replace(specs) => {
+                self.0.retain(|entry| specs.iter().any(|spec| Place(spec) == Place(&entry.spec)));
+                // A rule that comes again counts where it comes last.
+                for (at, spec) in specs.iter().enumerate() {
+                    if specs[at + 1..].iter().all(|later| Place(later) != Place(spec)) {
+                        self.add(spec, false, false);
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// What comes back when there is nothing else.
+    fn restore(&mut self) {
+        if self.0.is_empty() {
+            let normal = empty().rules().next().unwrap().spec().clone();
+            self.0.push(Entry { spec: normal, packets: 0 });
+        }
+    }
+
+    fn scan(&self, table: u8, packet: &Fields) -> Option<&Entry> {
+        let mut best: Option<&Entry> = None;
+        for entry in &self.0 {
+            let is_better = best.is_none_or(|best| entry.spec.priority > best.spec.priority);
+            if entry.spec.table == table && entry.spec.matching.covers(packet) && is_better {
+                best = Some(entry);
+            }
+        }
+        best
+    }
+}
+
+mod model {
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+    use crate::rule::samples;
+
+    /// What to do, with rules that are there named by an index.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Edit(Edit),
+        AddAgain(Index, u16, bool),
+        Strict(Index, Option<u16>),
+        Loose(Selector, Option<u16>),
+        Remove(Index),
+        ReplaceBut(Vec<Index>, Vec<RuleSpec>),
+    }
+
+    fn selector() -> impl Strategy<Value = Selector> {
+        let cookie = prop_oneof![Just((0, 0)), (0..4_u64, 0..4_u64)];
+        let out_port = prop::option::of((0..3_u16).prop_map(|n| PortId::new(n).unwrap()));
+        (prop::option::of(0..3_u8), cookie, samples::matching(), out_port).prop_map(
+            |(table, cookie, matching, out_port)| Selector {
+                table,
+                cookie,
+                priority: None,
+                matching,
+                out_port,
+            },
+        )
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let add = || {
+            (samples::rule(3), 0..3_u16, any::<bool>(), any::<bool>()).prop_map(
+                |(spec, port, check_overlap, reset_counts)| {
+                    let spec = RuleSpec { actions: output(port), ..spec };
+                    Step::Edit(Edit::Add { spec, check_overlap, reset_counts })
+                },
+            )
+        };
+        prop_oneof![
+            add(),
+            add(),
+            add(),
+            (any::<Index>(), 0..3_u16, any::<bool>())
+                .prop_map(|(at, port, reset)| Step::AddAgain(at, port, reset)),
+            (any::<Index>(), prop::option::of(0..3_u16)).prop_map(|(at, port)| Step::Strict(at, port)),
+            (selector(), prop::option::of(0..3_u16)).prop_map(|(selector, port)| Step::Loose(selector, port)),
+            any::<Index>().prop_map(Step::Remove),
+            (prop::collection::vec(any::<Index>(), 0..6), prop::collection::vec(samples::rule(3), 0..12))
+                .prop_map(|(kept, new)| Step::ReplaceBut(kept, new)),
+        ]
+    }
+
+    fn change(selector: Selector, strict: bool, port: Option<u16>) -> Edit {
+        match port {
+            Some(port) => Edit::Modify {
+                selector,
+                strict,
+                actions: output(port),
+                cookie: Some(u64::from(port)),
+                reset_counts: port == 2,
+            },
+            None => Edit::Delete { selector, strict },
+        }
+    }
+
+    fn edit_of(step: Step, model: &Model, set: &RuleSet) -> Edit {
+        let chosen = |at: Index| at.get(&model.0).spec.clone();
+        match step {
+            Step::Edit(edit) => edit,
+            Step::AddAgain(at, port, reset_counts) => {
+                let spec = RuleSpec { actions: output(port), ..chosen(at) };
+                Edit::Add { spec, check_overlap: true, reset_counts }
+            }
+            Step::Strict(at, port) => {
+                let RuleSpec { table, priority, matching, .. } = chosen(at);
+                let selector = Selector {
+                    table: Some(table),
+                    priority: Some(priority),
+                    matching,
+                    ..Selector::default()
+                };
+                change(selector, true, port)
+            }
+            Step::Loose(selector, port) => change(selector, false, port),
+            Step::Remove(at) => {
+                let spec = chosen(at);
+                Edit::Remove(Arc::clone(set.same_place(&spec).unwrap()))
+            }
+            Step::ReplaceBut(kept, new) => Edit::Replace(kept.into_iter().map(chosen).chain(new).collect()),
+        }
+    }
+
+    proptest! {
+        /// Edits, alone and in company, leave the rules and counters that they leave in a plain list; refused ones nothing.
+        #[test]
+        fn edits_do_what_they_do_to_a_list(
+            steps in prop::collection::vec((step(), any::<bool>(), samples::packet(), 0..3_u8), 1..60)
+        ) {
+            let mut set = empty();
+            let mut model = Model::default();
+            model.restore();
+            let mut pending: Vec<Edit> = Vec::new();
+            for (step, waits, seed, table) in steps {
+                if matches!(step, Step::Remove(_)) && !pending.is_empty() {
+                    // It names a rule of the set as it is, in whose place another may be by then.
+                    continue;
+                }
+                pending.push(edit_of(step, &model, &set));
+                if waits && pending.len() < 4 && matches!(pending.last(), Some(Edit::Add { .. })) {
+                    continue;
+                }
+                let edits = std::mem::take(&mut pending);
+                let mut changed = model.clone();
+                let refused = edits.iter().position(|edit| !changed.apply(edit));
+                changed.restore();
+                match set.edit(&edits, 0) {
+                    Ok(edited) => {
+                        prop_assert_eq!(refused, None);
+                        prop_assert_eq!(set.len() + edited.added, edited.set.len() + edited.removed.len());
+                        prop_assert_eq!(edited.set.generation() > set.generation(), edited.has_changed());
+                        (set, model) = (edited.set, changed);
+                    }
+                    Err(error) => prop_assert_eq!(Some(error.edit), refused),
+                }
+                let mut specs: Vec<_> = model.0.iter().map(|entry| &entry.spec).collect();
+                prop_assert_eq!(set.len(), specs.len());
+                for rule in set.rules() {
+                    let at = specs.iter().position(|&spec| spec == rule.spec());
+                    prop_assert!(at.is_some(), "{:?}", rule);
+                    specs.swap_remove(at.unwrap());
+                }
+                let packet = samples::packet_of(&seed, &model.0.iter().map(|entry| entry.spec.clone()).collect::<Vec<_>>());
+                let found = set.lookup(table, &packet, &mut { Fields::NONE });
+                let expected = model.scan(table, &packet).map(|entry| entry.spec.clone());
+                match (found, expected) {
+                    (crate::rule::set::Found::Rule(rule), Some(spec)) => {
+                        prop_assert_eq!(rule.spec(), &spec);
+                        rule.add(1, 64, 0);
+                        model.0.iter_mut().find(|entry| entry.spec == spec).unwrap().packets += 1;
+                    }
+                    (crate::rule::set::Found::Miss(_), None) => {}
+                    (found, expected) => prop_assert!(false, "{found:?} instead of {expected:?}"),
+                }
+                for entry in &model.0 {
+                    prop_assert_eq!(set.same_place(&entry.spec).unwrap().stats().packets, entry.packets);
+                }
+            }
+        }
+    }
+}
