@@ -40,7 +40,6 @@ use vsteer_switch::port::MAX_PORTS;
 pub use self::cpu::CpuList;
 pub(crate) use self::cpu::pin_to;
 pub use self::error::ConfigError;
-pub(crate) use self::error::nearest;
 pub use self::inherited_socket::InheritedSocket;
 pub use self::mirror::{MirrorPorts, MirrorSpec};
 pub use self::owner::Owner;

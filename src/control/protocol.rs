@@ -18,8 +18,9 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use vsteer_switch::nearest::nearest;
 
-use crate::config::{VlanSpec, nearest};
+use crate::config::VlanSpec;
 
 /// Version of this protocol: grows when a request or reply changes its meaning.
 pub const PROTOCOL: u32 = 1;

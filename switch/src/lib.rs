@@ -66,3 +66,6 @@ mod hash;
 
 /// Asking for cache lines ahead of use.
 mod prefetch;
+
+/// What an operator probably meant: the known word that a wrong one is a slip of.
+pub mod nearest;

@@ -17,6 +17,9 @@ pub mod entry;
 /// Which rules a change or a listing is about.
 pub mod selector;
 
+/// Rules as text, in ovs-ofctl's syntax.
+pub mod text;
+
 /// Tries of the prefixes that a table's rules ask for.
 mod trie;
 

@@ -1,0 +1,182 @@
+//! The match of a rule: keywords and fields with values.
+//!
+//! Their order means nothing: types and protocols are read first, since names such as `nw_src` and `tp_dst` depend on
+//! them, and a field whose prerequisites no other condition states is refused rather than ignored.
+
+use crate::flow::fields::Fields;
+use crate::rule::field::Field;
+use crate::rule::matching::Match;
+
+use super::PortNames;
+use super::cursor::{Form, Item, Piece};
+use super::error::TextError;
+use super::names::{KEYWORDS, Known, PRESENT, unknown_word};
+use super::values::{number, single, value_and_mask};
+
+/// `dl_vlan` of packets without a tag.
+const NO_VLAN: u128 = 0xffff;
+
+/// What is being described.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    /// The packets of a rule, with masks.
+    Packets,
+    /// One packet.
+    Packet,
+}
+
+/// Conditions that have been read, in the making.
+struct Conditions<'a> {
+    subject: Subject,
+    names: &'a dyn PortNames,
+    matching: Match,
+    /// Fields that were named, and where.
+    named: Vec<(Field, Piece<'a>)>,
+}
+
+/// The match that `items` describe.
+///
+/// # Errors
+/// One of them is no condition, contradicts another, is repeated, or lacks its prerequisites.
+pub(super) fn match_of(items: &[Item<'_>], names: &dyn PortNames) -> Result<Match, TextError> {
+    read(Subject::Packets, items, names)
+}
+
+/// The packet that `items` describe; `line` is all of its text.
+///
+/// # Errors
+/// As those of [`match_of`]; also masks, and a packet that comes from nowhere.
+pub(super) fn packet_of(
+    items: &[Item<'_>],
+    line: Piece<'_>,
+    names: &dyn PortNames,
+) -> Result<Fields, TextError> {
+    const TPID: u16 = 0x8100;
+    let matching = read(Subject::Packet, items, names)?;
+    if matching.field(Field::InPort).1 == 0 {
+        return Err(line.behind().error("in_port=PORT, where the packet comes in"));
+    }
+    let mut fields = *matching.value();
+    for tag in &mut fields.key.vlan {
+        if u128::from(tag.tci.get()) & PRESENT != 0 {
+            tag.tpid.set(TPID);
+        }
+    }
+    Ok(fields)
+}
+
+fn read<'a>(subject: Subject, items: &[Item<'a>], names: &'a dyn PortNames) -> Result<Match, TextError> {
+    let mut conditions = Conditions { subject, names, matching: Match::ANY, named: Vec::new() };
+    // 1. What the meaning of other names depends on: types, then protocols.
+    let (keywords, fields): (Vec<_>, Vec<_>) = items
+        .iter()
+        .partition(|item| item.form == Form::Bare && KEYWORDS.iter().any(|k| k.word == item.name.text()));
+    for item in keywords {
+        conditions.keyword(item)?;
+    }
+    let rank = |item: &Item<'_>| match Field::from_name(item.name.text()) {
+        Some(Field::EthType) => 0,
+        Some(Field::IpProto) => 1,
+        _ => 2,
+    };
+    // 2. All fields.
+    for wanted in 0..=2 {
+        for item in fields.iter().filter(|item| rank(item) == wanted) {
+            conditions.field(item)?;
+        }
+    }
+    // 3. Whether packets have them.
+    let known = Known::of(&conditions.matching);
+    for &(field, piece) in &conditions.named {
+        known.require(field.needs(), piece)?;
+    }
+    Ok(conditions.matching)
+}
+
+impl<'a> Conditions<'a> {
+    fn keyword(&mut self, item: &Item<'a>) -> Result<(), TextError> {
+        let Some(keyword) = KEYWORDS.iter().find(|keyword| keyword.word == item.name.text()) else {
+            return Err(unknown_word(item.whole, "a keyword", &[]));
+        };
+        self.require(Field::EthType, u128::from(keyword.eth_type), u128::MAX, item.whole)?;
+        match keyword.ip_proto {
+            Some(proto) => self.require(Field::IpProto, u128::from(proto), u128::MAX, item.whole),
+            None => Ok(()),
+        }
+    }
+
+    fn field(&mut self, item: &Item<'a>) -> Result<(), TextError> {
+        let known = Known::of(&self.matching);
+        if Field::from_name(item.name.text()).is_none()
+            && !matches!(item.name.text(), "tp_src" | "tp_dst" | "dl_vlan" | "dl_vlan_pcp")
+        {
+            let words: Vec<&str> =
+                KEYWORDS.iter().map(|keyword| keyword.word).chain(super::statement::WORDS).collect();
+            return Err(unknown_word(item.name, "a field or keyword", &words));
+        }
+        let field = known.field(item.name)?;
+        if self.named.iter().any(|&(earlier, _)| earlier == field) {
+            return Err(item.whole.error(format!("{} once only", field.name())));
+        }
+        let text = item.assigned(&format!("{}=VALUE", item.name.text()))?;
+        if item.name.text() == "dl_vlan" {
+            self.dl_vlan(item, text)?;
+        } else {
+            let (value, mask) = match self.subject {
+                Subject::Packets => value_and_mask(field, text, self.names)?,
+                Subject::Packet => (single(field, text, self.names)?, field.full_mask()),
+            };
+            self.bits(field, value, mask, item)?;
+        }
+        self.named.push((field, item.name));
+        Ok(())
+    }
+
+    /// `dl_vlan`, which is `vlan_vid` with the tag understood to be there.
+    fn dl_vlan(&mut self, item: &Item<'a>, text: Piece<'a>) -> Result<(), TextError> {
+        if self.subject == Subject::Packets && matches!(text.text(), "*" | "ANY") {
+            return Ok(());
+        }
+        match number(text, NO_VLAN) {
+            Ok(NO_VLAN) => self.require(Field::VlanTci, 0, u128::MAX, item.whole),
+            Ok(vid) if vid < PRESENT => self.require(Field::VlanVid, PRESENT | vid, u128::MAX, item.whole),
+            _ => Err(text.error("a VLAN from 0 to 4095, or 0xffff for packets without a tag")),
+        }
+    }
+
+    /// Adds a field with the meaning that its name gives to its bits.
+    fn bits(&mut self, field: Field, value: u128, mask: u128, item: &Item<'a>) -> Result<(), TextError> {
+        let whole = mask == field.full_mask();
+        let (value, mask) = match field {
+            // Without ECN, as Open vSwitch has it.
+            Field::IpTos if whole && self.subject == Subject::Packets => (value & 0xfc, 0xfc),
+            // OpenFlow asks for the present bit, which is easily forgotten and without which no packet has the VLAN.
+            Field::VlanVid | Field::InnerVlanVid if whole && value != 0 => (value | PRESENT, mask),
+            _ => (value, mask),
+        };
+        let tag = match field {
+            Field::VlanPcp => Some(Field::VlanTci),
+            Field::InnerVlanPcp => Some(Field::InnerVlanTci),
+            _ => None,
+        };
+        if let Some(tag) = tag.filter(|_| mask != 0) {
+            self.require(tag, PRESENT, PRESENT, item.whole)?;
+        }
+        self.require(field, value, mask, item.whole)
+    }
+
+    /// Adds bits, which must not contradict those before.
+    fn require(&mut self, field: Field, value: u128, mask: u128, piece: Piece<'a>) -> Result<(), TextError> {
+        let (old, asked) = self.matching.field(field);
+        if (old ^ value) & asked & mask & field.full_mask() != 0 {
+            let what = match field {
+                Field::EthType => "no other type than the one given before".to_owned(),
+                Field::IpProto => "no other protocol than the one given before".to_owned(),
+                _ => format!("no contradiction to an earlier condition on the same bits ({})", field.name()),
+            };
+            return Err(piece.error(what));
+        }
+        self.matching.require(field, value, mask);
+        Ok(())
+    }
+}

@@ -1,0 +1,52 @@
+//! Rules as text, in ovs-ofctl's flow syntax: parsing and printing.
+//!
+//! Control calls it when the operator adds, changes, lists or traces; no packet passes here. What is printed parses back
+//! to the same value. Stricter than ovs-ofctl where that one ignores what cannot hold: a field without its prerequisites,
+//! a repetition or a contradiction is an error, and so is what Open vSwitch has and this switch has not.
+//!
+//! # Source
+//! ovs-fields(7), ovs-actions(7), and "Flow Syntax" of ovs-ofctl(8).
+
+use crate::port::PortId;
+
+/// Where a text is wrong, and what is expected there.
+mod error;
+
+/// From a line to its items.
+mod cursor;
+
+/// Names of fields, protocols and ports, and what they ask of a packet.
+mod names;
+
+/// Values of fields.
+mod values;
+
+/// Matches, and packets to trace.
+mod conditions;
+
+/// Actions and instructions.
+mod actions;
+
+/// Whole rules, changes and selectors.
+mod statement;
+
+/// From rules to text.
+mod print;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::TextError;
+pub use print::{actions_text, match_text, rule_text};
+pub use statement::{
+    Modification, parse_modification, parse_packet, parse_rule, parse_rules, parse_selector,
+};
+
+/// What ports are called.
+pub trait PortNames {
+    /// The port called `name`.
+    fn number(&self, name: &str) -> Option<PortId>;
+
+    /// The name of a port.
+    fn name(&self, port: PortId) -> Option<String>;
+}
