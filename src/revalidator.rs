@@ -11,8 +11,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use vsteer_switch::megaflow::Megaflow;
+use vsteer_switch::megaflow::{Megaflow, Seen};
 use vsteer_switch::revalidate::{refresh_source, still_valid};
+use vsteer_switch::slow_path::SwitchState;
 
 use crate::fabric::Fabric;
 use crate::notify::Vital;
@@ -60,7 +61,7 @@ impl Revalidator {
             fabric: Arc::clone(&fabric),
             workers,
             flows: Arc::clone(&flows),
-            checked: (0, 0),
+            checked: Seen::default(),
             refreshed_ms: 0,
         };
         let stopping = Arc::clone(&stop);
@@ -87,8 +88,8 @@ struct State {
     fabric: Arc<Fabric>,
     workers: Vec<Weak<Shared>>,
     flows: Arc<FlowList>,
-    /// Generations of configuration and addresses that all flows were last checked against.
-    checked: (u64, u64),
+    /// The state that all flows were last checked against.
+    checked: Seen,
     /// When addresses were last refreshed from flows.
     refreshed_ms: u64,
 }
@@ -118,8 +119,9 @@ impl State {
         let mut flows = self.flows.lock();
         // Under the lock: whoever published a snapshot and then takes the lock knows that no older one is used any more.
         let topology = fabric.topology.load();
+        let switch = SwitchState { config: &topology.switch, fdb: &fabric.fdb, rules: &topology.rules };
         // Read before the flows are checked: a change that comes meanwhile is found in the next round.
-        let state = (topology.switch.generation(), fabric.fdb.generation());
+        let state = switch.generations();
         let known = flows.len();
         while let Some(flow) = fabric.new_flows.pop() {
             flows.push(flow);
@@ -128,11 +130,10 @@ impl State {
         let refresh_since = self.refreshed_ms;
         let mut nth = 0;
         flows.retain(|flow| {
-            let seen = flow.seen();
-            let unchecked = nth >= known && (seen.config, seen.fdb) != state;
+            let unchecked = nth >= known && flow.seen() != state;
             nth += 1;
             let idle = now_ms.saturating_sub(flow.stats().last_used_ms) > FLOW_IDLE_MS;
-            let wrong = (changed || unchecked) && !still_valid(flow, &topology.switch, &fabric.fdb);
+            let wrong = (changed || unchecked) && !still_valid(flow, &switch);
             if flow.is_alive() && !idle && !wrong {
                 refresh_source(flow, refresh_since, &topology.switch, &fabric.fdb);
                 return true;

@@ -8,7 +8,7 @@
 #![allow(unsafe_code, reason = "segments of a burst point into pieces that outlive it")]
 
 use vsteer_switch::drop_reason::DropReason;
-use vsteer_switch::edit::{outer_vlan, pop_vlan, push_vlan, set_vlan};
+use vsteer_switch::edit::vlan::{outer_vlan, pop_vlan, push_vlan, set_vlan};
 use vsteer_switch::egress::rss::rss_hash;
 use vsteer_switch::egress::{Finisher, MAX_SEGMENTS, OffloadCaps};
 use vsteer_switch::flow::extract::extract;

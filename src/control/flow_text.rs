@@ -1,7 +1,8 @@
 //! What a megaflow matches, as text in the manner of ovs-dpctl: `in_port(vm0),eth(dst=52:54:00:00:00:01),vlan(vid=10)`.
 //!
 //! Only fields that the mask looks at are shown. A field of which every bit matters stands alone, one of which some bits
-//! matter stands as `value/mask`. A VLAN tag whose absence matters is `vlan(none)`.
+//! matter stands as `value/mask`. A VLAN tag whose absence matters is `vlan(none)`, one of which only that it is there
+//! `vlan(present)`.
 //!
 //! # Source
 //! ovs-dpctl(8) and ovs-fields(7).
@@ -10,7 +11,7 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use vsteer_switch::action::{Action, Verdict};
-use vsteer_switch::flow::key::{FRAG_ANY, FRAG_LATER, FlowKey, MacAddr, Mask, VlanTag};
+use vsteer_switch::flow::key::{FRAG_ANY, FRAG_LATER, FlowKey, MacAddr, Mask, VLAN_PRESENT, VlanTag};
 
 const ETH_TYPE_IPV4: u16 = 0x0800;
 const ETH_TYPE_ARP: u16 = 0x0806;
@@ -65,10 +66,17 @@ pub fn verdict_text(verdict: &Verdict, port_name: impl Fn(u32) -> Option<String>
         Action::Output(port) => port_name(u32::from(port.number())).unwrap_or_else(|| port.to_string()),
         Action::PushVlan(tag) => {
             let mask = VlanTag { tpid: u16::MAX.into(), tci: u16::MAX.into() };
-            format!("push_vlan({})", vlan(tag, &mask).join(","))
+            format!("push_vlan({})", vlan(&tag.in_key(), &mask).join(","))
         }
         Action::PopVlan => "pop_vlan".to_owned(),
         Action::SetVlan(vlan) => format!("set_vlan(vid={vlan})"),
+        Action::Rewrite(index) => {
+            let bits =
+                actions.rewrite(*index).map(|bits| match_text(bits.value(), &Mask(*bits.mask()), |_| None));
+            format!("set({})", bits.unwrap_or_default())
+        }
+        Action::Punt(punt) => format!("controller(id={},max_len={})", punt.id, punt.max_len),
+        Action::Drop(reason) => format!("drop({})", reason.name()),
     });
     texts.collect::<Vec<_>>().join(",")
 }
@@ -149,8 +157,12 @@ fn transport(text: &mut Text, key: &FlowKey, mask: &FlowKey) {
 
 fn vlan(tag: &VlanTag, mask: &VlanTag) -> Vec<String> {
     let (tci, tci_mask) = (tag.tci.get(), mask.tci.get());
-    if mask.tpid.get() != 0 && tag.tpid.get() == 0 {
+    let is_absent = tci & VLAN_PRESENT == 0 && tci_mask & VLAN_PRESENT != 0;
+    if is_absent || mask.tpid.get() != 0 && tag.tpid.get() == 0 {
         return vec!["none".to_owned()];
+    }
+    if (tci_mask, mask.tpid.get()) == (VLAN_PRESENT, 0) {
+        return vec!["present".to_owned()];
     }
     let odd_tpid = mask.tpid.get() != 0 && tag.tpid.get() != TPID_CUSTOMER;
     fields([

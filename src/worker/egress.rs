@@ -4,6 +4,7 @@
 //! in software on the way (`vsteer_switch::egress`); the rest goes as it is.
 
 use arrayvec::ArrayVec;
+use vsteer_switch::action::Punt;
 use vsteer_switch::counters::PortCounters;
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::egress::Finisher;
@@ -47,6 +48,10 @@ impl Transmit for Egress<'_> {
             Driver::VhostUser(guest) => self.send_to_guest(port, guest, 0, burst, indices),
             Driver::Tap(tap) => self.send_to_host(port, tap, burst, indices),
         }
+    }
+
+    fn punt(&mut self, _: PortId, _: &Frame<'_>, _: Punt) {
+        // Nobody can listen yet; the pipeline has counted it.
     }
 
     fn dropped(&mut self, id: PortId, reason: DropReason, pkts: u64) {

@@ -249,7 +249,13 @@ impl Worker {
     /// Receives one burst from each queue that has packets, and switches it; false if none had.
     fn poll_queues(&mut self, now_ms: u64) -> bool {
         let Self { index, fabric, topology, pipeline, burst, scratch, .. } = self;
-        let cx = Context { now_ms, config: &topology.switch, fdb: &fabric.fdb, events: &**fabric };
+        let cx = Context {
+            now_ms,
+            config: &topology.switch,
+            fdb: &fabric.fdb,
+            rules: &topology.rules,
+            events: &**fabric,
+        };
         let mut found = false;
         for RxPort { port, queues } in &topology.assignments[*index] {
             let counters = &port.counters[*index];

@@ -11,15 +11,16 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-use vsteer_switch::action::{Actions, Verdict};
+use vsteer_switch::action::{Actions, Punt, Verdict};
 use vsteer_switch::classifier::{Classifier, Pending};
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::fdb::Fdb;
 use vsteer_switch::flow::key::{Depth, FlowKey, Mask};
 use vsteer_switch::megaflow::{Megaflow, MegaflowSpec, Seen};
-use vsteer_switch::packet::{BURST, Burst, Offload, Segment};
+use vsteer_switch::packet::{BURST, Burst, Frame, Offload, Segment};
 use vsteer_switch::pipeline::{Context, Events, Pipeline, PipelineConfig, Transmit};
 use vsteer_switch::port::PortId;
+use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::vlan::{PortVlan, SwitchConfig, VlanId};
 
 struct Nobody;
@@ -32,6 +33,10 @@ impl Events for Nobody {
 struct Sink;
 
 impl Transmit for Sink {
+    fn punt(&mut self, _: PortId, _: &Frame<'_>, punt: Punt) {
+        black_box(punt);
+    }
+
     fn transmit(&mut self, port: PortId, _: &Burst, indices: &[u8]) {
         black_box((port, indices));
     }
@@ -84,7 +89,8 @@ fn pipeline(c: &mut Criterion) {
             (1..5).map(|n| (port(n), PortVlan { mac_limit: 100_000, ..PortVlan::default() })),
         );
         let fdb = Fdb::new(65_536);
-        let cx = Context { now_ms: 1_000_000, config: &config, fdb: &fdb, events: &Nobody };
+        let rules = RuleSet::learning_switch(0);
+        let cx = Context { now_ms: 1_000_000, config: &config, fdb: &fdb, rules: &rules, events: &Nobody };
         let limits =
             PipelineConfig { exact_match_entries, upcall_burst_pkts: 100_000, ..PipelineConfig::default() };
         let mut pipeline = Pipeline::new(limits);

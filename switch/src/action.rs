@@ -2,14 +2,27 @@
 //!
 //! Actions run in order, on one head: an edit changes what every later output sends, and what earlier outputs sent stays
 //! as it was. The slow path makes them once per megaflow, the pipeline runs them per packet.
+//!
+//! An action is six bytes, so that the usual verdict is half a cache line. What does not fit, the bits of a rewrite, lies
+//! beside the list, and the action names it by index.
 
 use std::fmt;
 use std::ops::Deref;
 
 use crate::drop_reason::DropReason;
+use crate::edit::rewrite::Rewrite;
 use crate::flow::key::VlanTag;
 use crate::port::PortId;
 use crate::vlan::VlanId;
+
+/// A copy of a packet for whoever listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Punt {
+    /// Bytes at most; `u16::MAX` for the whole packet.
+    pub max_len: u16,
+    /// Which listener.
+    pub id: u16,
+}
 
 /// One step on the way of a packet out of the switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,34 +35,75 @@ pub enum Action {
     PopVlan,
     /// Put the outer tag into this VLAN; its protocol, priority and drop-eligible bit stay.
     SetVlan(VlanId),
+    /// Overwrite header bits: those of [`Actions::rewrite`] at this index.
+    Rewrite(u16),
+    /// Hand out a copy of the packet as it is now.
+    Punt(Punt),
+    /// Count the packet as dropped, for all that a mirror has a copy of it; the last action.
+    Drop(DropReason),
 }
 
 /// Actions that fit in a verdict without memory of their own.
 const INLINE: usize = 4;
+/// As many beside the pointer to a rewrite: what routes a packet takes no more.
+const INLINE_REWRITING: usize = 3;
 
 /// The actions of a verdict; at least one, as a packet without any is a drop and has a reason.
 ///
 /// Up to four lie in place: forwarding a packet then reads one cache line of its megaflow and nothing behind it.
+///
+/// # Invariants
+/// 1. Every [`Action::Rewrite`] in the list names a rewrite that is there.
 #[derive(Clone)]
 pub struct Actions(Store);
 
 #[derive(Clone)]
 enum Store {
-    Inline { len: u8, actions: [Action; INLINE] },
-    Heap(Box<[Action]>),
+    Inline {
+        len: u8,
+        actions: [Action; INLINE],
+    },
+    /// A single rewrite, one step away.
+    Rewriting {
+        len: u8,
+        actions: [Action; INLINE_REWRITING],
+        rewrite: Box<Rewrite>,
+    },
+    Heap(Box<Program>),
+}
+
+#[derive(Clone)]
+struct Program {
+    actions: Box<[Action]>,
+    rewrites: Box<[Rewrite]>,
 }
 
 impl Actions {
-    /// These actions, or `None` if there are none.
+    /// These actions, none of which rewrites, or `None` if there are none.
     pub fn new(actions: &[Action]) -> Option<Self> {
+        Self::with_rewrites(actions, Vec::new())
+    }
+
+    /// These actions, or `None` if there are none.
+    ///
+    /// # Panics
+    /// If an [`Action::Rewrite`] names none of `rewrites`.
+    pub fn with_rewrites(actions: &[Action], mut rewrites: Vec<Rewrite>) -> Option<Self> {
         let first = *actions.first()?;
-        Some(Self(match u8::try_from(actions.len()) {
-            Ok(len) if actions.len() <= INLINE => {
-                let mut inline = [first; INLINE];
-                inline[..actions.len()].copy_from_slice(actions);
-                Store::Inline { len, actions: inline }
-            }
-            _ => Store::Heap(actions.into()),
+        let is_there = |action: &Action| match *action {
+            Action::Rewrite(index) => usize::from(index) < rewrites.len(),
+            _ => true,
+        };
+        assert!(actions.iter().all(is_there), "invariant 1");
+        let len = u8::try_from(actions.len()).unwrap_or(u8::MAX);
+        Some(Self(match (actions.len(), rewrites.len()) {
+            (..=INLINE, 0) => Store::Inline { len, actions: inline(first, actions) },
+            (..=INLINE_REWRITING, 1) => Store::Rewriting {
+                len,
+                actions: inline(first, actions),
+                rewrite: Box::new(rewrites.remove(0)),
+            },
+            _ => Store::Heap(Box::new(Program { actions: actions.into(), rewrites: rewrites.into() })),
         }))
     }
 
@@ -57,6 +111,31 @@ impl Actions {
     pub fn output(port: PortId) -> Self {
         Self(Store::Inline { len: 1, actions: [Action::Output(port); INLINE] })
     }
+
+    /// The rewrite that an [`Action::Rewrite`] of this list names.
+    #[inline]
+    pub fn rewrite(&self, index: u16) -> Option<&Rewrite> {
+        match &self.0 {
+            Store::Inline { .. } => None,
+            Store::Rewriting { rewrite, .. } => (index == 0).then_some(rewrite),
+            Store::Heap(program) => program.rewrites.get(usize::from(index)),
+        }
+    }
+
+    fn rewrites(&self) -> &[Rewrite] {
+        match &self.0 {
+            Store::Inline { .. } => &[],
+            Store::Rewriting { rewrite, .. } => std::slice::from_ref(rewrite),
+            Store::Heap(program) => &program.rewrites,
+        }
+    }
+}
+
+/// An array that starts with `actions`, of which there are at most `N`.
+fn inline<const N: usize>(fill: Action, actions: &[Action]) -> [Action; N] {
+    let mut array = [fill; N];
+    array[..actions.len()].copy_from_slice(actions);
+    array
 }
 
 impl Deref for Actions {
@@ -66,14 +145,15 @@ impl Deref for Actions {
     fn deref(&self) -> &[Action] {
         match &self.0 {
             Store::Inline { len, actions } => &actions[..usize::from(*len)],
-            Store::Heap(actions) => actions,
+            Store::Rewriting { len, actions, .. } => &actions[..usize::from(*len)],
+            Store::Heap(program) => &program.actions,
         }
     }
 }
 
 impl PartialEq for Actions {
     fn eq(&self, other: &Self) -> bool {
-        self[..] == other[..]
+        self[..] == other[..] && self.rewrites() == other.rewrites()
     }
 }
 
@@ -81,7 +161,14 @@ impl Eq for Actions {}
 
 impl fmt::Debug for Actions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
+        let mut list = f.debug_list();
+        for action in self.iter() {
+            match action {
+                Action::Rewrite(index) => list.entry(&self.rewrite(*index)),
+                _ => list.entry(action),
+            };
+        }
+        list.finish()
     }
 }
 
@@ -97,10 +184,31 @@ pub enum Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::key::FlowKey;
 
     #[test]
     fn verdict_fits_half_a_cache_line() {
         assert!(size_of::<Verdict>() <= 32);
+    }
+
+    #[test]
+    fn rewrites_are_found_however_many_actions_there_are() {
+        let fields = FlowKey { eth_dst: [2, 0, 0, 0, 0, 1], ..FlowKey::default() };
+        let rewrite = Rewrite::new(&FlowKey { eth_dst: [0xff; 6], ..FlowKey::default() }, &fields);
+        let other = Rewrite::new(&FlowKey { eth_src: [0xff; 6], ..FlowKey::default() }, &fields);
+        for outputs in 1..6 {
+            let mut list = vec![Action::Rewrite(0)];
+            list.extend((0..outputs).map(|n| Action::Output(PortId::new(n).unwrap())));
+            let actions = Actions::with_rewrites(&list, vec![rewrite.clone()]).unwrap();
+            assert_eq!(actions[..], list[..]);
+            assert_eq!(actions.rewrite(0), Some(&rewrite));
+            assert_eq!(actions.rewrite(1), None);
+            let different = Actions::with_rewrites(&list, vec![other.clone()]).unwrap();
+            assert_ne!(actions, different, "the same list, but other bits");
+            list.push(Action::Rewrite(1));
+            let actions = Actions::with_rewrites(&list, vec![rewrite.clone(), other.clone()]).unwrap();
+            assert_eq!((actions.rewrite(0), actions.rewrite(1)), (Some(&rewrite), Some(&other)));
+        }
     }
 
     #[test]

@@ -51,6 +51,20 @@ drop_reasons! {
     Hairpin => "hairpin",
     /// Ingress: the decision left no port to send to.
     NoEgress => "no_egress",
+    /// Ingress: the rules say so: the packet matched, and no rule sends it anywhere.
+    RuleDrop => "rule_drop",
+    /// Ingress: no rule of a table matches.
+    NoRule => "no_rule",
+    /// Ingress: the time to live is used up.
+    TtlExceeded => "ttl_exceeded",
+    /// Ingress: rules resubmit the packet in circles: more than 64 of them wait for each other.
+    ResubmitTooDeep => "resubmit_too_deep",
+    /// Ingress: rules resubmit the packet more than 4096 times.
+    TooManyResubmits => "too_many_resubmits",
+    /// Ingress: the rules do more with the packet than a verdict holds.
+    TooManyActions => "too_many_actions",
+    /// Ingress: the frame came in by a port that is reserved for mirrored frames.
+    MirrorPort => "mirror_port",
     /// Ingress: the port sent more packets without a megaflow than its budget of upcalls allows.
     UpcallBudget => "upcall_budget",
     /// Egress: the port was removed after the decision.
@@ -65,6 +79,8 @@ drop_reasons! {
     TooLong => "too_long",
     /// Egress: the headers do not fit the packet head, so that they cannot be rewritten or segmented.
     HeadersTooLong => "headers_too_long",
+    /// Egress: a header that the rules rewrite is malformed, or does not lie in the packet head.
+    CannotRewrite => "cannot_rewrite",
     /// Egress: the host interface refused the frame.
     HostRefused => "host_refused",
     /// Egress: the host interface's queue is full.

@@ -52,7 +52,7 @@ pub mod fdb;
 /// Verdicts and actions.
 pub mod action;
 
-/// Edits of packet heads: VLAN tags.
+/// Edits of packet heads: VLAN tags, header fields, checksums.
 pub mod edit;
 
 /// Work that an egress port lacks the offload for: checksums, segmentation, choice of a receive queue.

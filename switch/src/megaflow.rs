@@ -30,6 +30,8 @@ pub struct Seen {
     pub config: u64,
     /// [`Fdb::generation`](crate::fdb::Fdb::generation), read before the translation.
     pub fdb: u64,
+    /// [`RuleSet::generation`](crate::rule::set::RuleSet::generation).
+    pub rules: u64,
 }
 
 /// What a megaflow has carried.

@@ -17,18 +17,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::action::{Action, Verdict};
+use crate::action::{Action, Actions, Punt, Verdict};
 use crate::classifier::{Classifier, Pending};
 use crate::drop_reason::DropReason;
-use crate::edit;
+use crate::edit::vlan::{outer_vlan, pop_vlan, push_vlan, set_vlan};
 use crate::fdb::Fdb;
 use crate::flow::extract::extract;
 use crate::flow::key::{Depth, FlowKey, VlanTag};
 use crate::flow_cache::{FlowCache, RelevantWords, Union};
-use crate::megaflow::{Megaflow, MegaflowSpec, Seen};
-use crate::packet::{BURST, Burst, Packet};
+use crate::megaflow::{Megaflow, MegaflowSpec};
+use crate::packet::{BURST, Burst, Frame, Packet};
 use crate::port::{MAX_PORTS, PortId};
-use crate::slow_path;
+use crate::rule::set::RuleSet;
+use crate::slow_path::{self, SwitchState};
 use crate::vlan::{SwitchConfig, VlanId};
 
 /// Shortest frame: an Ethernet header.
@@ -39,6 +40,9 @@ pub trait Transmit {
     /// Sends the packets of `burst` at `indices`, in this order, to `port`, or drops and counts what the port does not
     /// take.
     fn transmit(&mut self, port: PortId, burst: &Burst, indices: &[u8]);
+
+    /// Hands out a copy of a packet that came in by `in_port`, as far as `punt` says, to whoever listens; nobody may.
+    fn punt(&mut self, in_port: PortId, frame: &Frame<'_>, punt: Punt);
 
     /// Counts packets that the pipeline dropped: at their ingress port if they were dropped before a verdict, else at the
     /// egress port.
@@ -64,6 +68,8 @@ pub struct Context<'a> {
     pub config: &'a SwitchConfig,
     /// The addresses.
     pub fdb: &'a Fdb,
+    /// The rules.
+    pub rules: &'a RuleSet,
     /// Who hears of changes.
     pub events: &'a dyn Events,
 }
@@ -74,6 +80,7 @@ impl fmt::Debug for Context<'_> {
             .field("now_ms", &self.now_ms)
             .field("config", &self.config)
             .field("fdb", &self.fdb)
+            .field("rules", &self.rules.generation())
             .finish_non_exhaustive()
     }
 }
@@ -147,6 +154,8 @@ pipeline_stats! {
     upcalls_over_budget,
     /// Packets too short to have a key.
     too_short,
+    /// Copies handed to whoever listens.
+    punts,
     /// Megaflows installed.
     flows_installed,
     /// Translations that could not be installed because there were too many megaflows.
@@ -298,6 +307,7 @@ impl Pipeline {
         }
         self.carry_out(burst, in_port, cx.now_ms, out);
         self.batches.flush(burst, out);
+        add(&self.stats.punts, std::mem::take(&mut self.batches.punts));
 
         self.ports[in_port.index()] = Some(port);
         add(&self.stats.bursts, 1);
@@ -507,9 +517,9 @@ impl Pipeline {
         }
         add(&self.stats.upcalls, 1);
         let key = &keys[at];
-        // Read before the translation: what changes after it will show as a difference.
-        let seen = Seen { config: cx.config.generation(), fdb: cx.fdb.generation() };
-        let translation = slow_path::translate(key, cx.config, cx.fdb);
+        let state = SwitchState { config: cx.config, fdb: cx.fdb, rules: cx.rules };
+        let seen = state.generations();
+        let translation = slow_path::translate(key, &state, &mut ());
         if let Some(source) = translation.learn
             && slow_path::learn(source, cx.now_ms, cx.config, cx.fdb).changed()
         {
@@ -522,6 +532,8 @@ impl Pipeline {
                 fates[at] = Fate::Once(once.len() as u8);
             }
             once.push(translation.verdict);
+            let bytes = burst.packets()[at].len() as u64;
+            translation.rules.iter().for_each(|rule| rule.add(1, bytes, cx.now_ms));
             return;
         }
         let spec = MegaflowSpec {
@@ -529,8 +541,8 @@ impl Pipeline {
             key: *key,
             verdict: translation.verdict,
             source: translation.learn,
+            rules: translation.rules.into(),
             seen,
-            rules: Box::default(),
         };
         let flow = Arc::new(Megaflow::new(self.next_id, cx.now_ms, spec));
         self.next_id += 1;
@@ -610,39 +622,75 @@ fn remember(
 
 /// Runs the actions of one packet.
 #[inline]
-fn run(actions: &[Action], at: usize, burst: &mut Burst, batches: &mut Batches, out: &mut impl Transmit) {
+fn run(actions: &Actions, at: usize, burst: &mut Burst, batches: &mut Batches, out: &mut impl Transmit) {
     for (step, action) in actions.iter().enumerate() {
         if let Action::Output(port) = *action {
             batches.push(port, at, burst, out);
             continue;
         }
-        // Batches share the head: what waits for it must leave before it changes.
-        if batches.holds(at) {
-            batches.flush(burst, out);
-        }
-        let packet = &mut burst.packets_mut()[at];
-        let is_done = match *action {
-            Action::Output(_) => true,
-            Action::PushVlan(tag) => edit::push_vlan(packet, tag).is_ok(),
-            Action::PopVlan => edit::pop_vlan(packet).is_some(),
-            Action::SetVlan(vlan) => set_vlan(packet, vlan),
-        };
-        if !is_done {
-            for action in &actions[step..] {
-                if let Action::Output(port) = *action {
-                    out.dropped(port, DropReason::HeadersTooLong, 1);
-                }
-            }
-            return;
+        if let Err(reason) = run_other(*action, actions, at, burst, batches, out) {
+            return give_up(&actions[step..], reason, burst.packets()[at].in_port, out);
         }
     }
 }
 
-/// Puts the outer tag into another VLAN; false if there is no tag.
-fn set_vlan(packet: &mut Packet, vlan: VlanId) -> bool {
-    let Some(VlanTag { tpid, tci }) = edit::outer_vlan(packet) else { return false };
+/// Runs an action that is no output.
+fn run_other(
+    action: Action,
+    actions: &Actions,
+    at: usize,
+    burst: &mut Burst,
+    batches: &mut Batches,
+    out: &mut impl Transmit,
+) -> Result<(), DropReason> {
+    // Batches share the head: what waits for it must leave before it changes.
+    if batches.holds(at) && !matches!(action, Action::Punt(_) | Action::Drop(_)) {
+        batches.flush(burst, out);
+    }
+    let packet = &mut burst.packets_mut()[at];
+    match action {
+        Action::Output(_) => Ok(()),
+        Action::PushVlan(tag) => push_vlan(packet, tag),
+        Action::PopVlan => pop_vlan(packet).map(|_| ()).ok_or(DropReason::HeadersTooLong),
+        Action::SetVlan(vlan) => change_vlan(packet, vlan).ok_or(DropReason::HeadersTooLong),
+        Action::Rewrite(index) => match actions.rewrite(index) {
+            Some(rewrite) => rewrite.apply(packet),
+            None => Err(DropReason::CannotRewrite),
+        },
+        Action::Punt(punt) => {
+            let in_port = packet.in_port;
+            batches.punts += 1;
+            out.punt(in_port, &burst.frame(at), punt);
+            Ok(())
+        }
+        Action::Drop(reason) => {
+            out.dropped(packet.in_port, reason, 1);
+            Ok(())
+        }
+    }
+}
+
+/// Counts a packet that cannot be changed as the rest of its actions need it: at each port that it would have left by, or
+/// where it came in if there is none.
+#[cold]
+fn give_up(rest: &[Action], reason: DropReason, in_port: PortId, out: &mut impl Transmit) {
+    let mut is_counted = false;
+    for action in rest {
+        if let Action::Output(port) = *action {
+            out.dropped(port, reason, 1);
+            is_counted = true;
+        }
+    }
+    if !is_counted {
+        out.dropped(in_port, reason, 1);
+    }
+}
+
+/// Puts the outer tag into another VLAN; `None` if there is no tag.
+fn change_vlan(packet: &mut Packet, vlan: VlanId) -> Option<()> {
+    let VlanTag { tpid, tci } = outer_vlan(packet)?;
     let tci = (tci.get() & !0xfff | vlan.number()).into();
-    edit::set_vlan(packet, VlanTag { tpid, tci }).is_some()
+    set_vlan(packet, VlanTag { tpid, tci }).map(|_| ())
 }
 
 /// Packets on their way to one egress port.
@@ -661,13 +709,15 @@ struct Batches {
     of_port: Box<[u16; MAX_PORTS]>,
     /// Bit set: the packet at this position is in a batch.
     held: u32,
+    /// Copies that were handed out instead.
+    punts: u64,
 }
 
 const NO_BATCH: u16 = u16::MAX;
 
 impl Batches {
     fn new() -> Self {
-        Self { active: Vec::with_capacity(64), of_port: Box::new([NO_BATCH; MAX_PORTS]), held: 0 }
+        Self { active: Vec::with_capacity(64), of_port: Box::new([NO_BATCH; MAX_PORTS]), held: 0, punts: 0 }
     }
 
     /// Whether the packet at `at` is in a batch.

@@ -17,7 +17,7 @@ use crate::fdb::{Fdb, Learned};
 use crate::flow::key::Mask;
 use crate::megaflow::Megaflow;
 use crate::rule::entry::Rule;
-use crate::slow_path;
+use crate::slow_path::{self, SwitchState};
 use crate::vlan::SwitchConfig;
 
 /// What is to be done with a megaflow after a change.
@@ -40,10 +40,11 @@ pub enum Check {
 /// verdict, so the new mask may look at fewer bits than the flow's, and never at another. A flow whose source is now known
 /// at another port counts as over, too: should the station come back, its packets must miss, or nobody would learn that
 /// it moved.
-pub fn check(flow: &Megaflow, counted_by: &[Arc<Rule>], config: &SwitchConfig, fdb: &Fdb) -> Check {
-    let now = slow_path::translate(flow.key(), config, fdb);
+pub fn check(flow: &Megaflow, counted_by: &[Arc<Rule>], state: &SwitchState<'_>) -> Check {
+    let now = slow_path::translate(flow.key(), state, &mut ());
     let moved = flow.source().is_some_and(|source| {
-        fdb.entry(source.vlan, source.mac).is_some_and(|entry| !entry.is_static && entry.port != source.port)
+        let known = state.fdb.entry(source.vlan, source.mac);
+        known.is_some_and(|entry| !entry.is_static && entry.port != source.port)
     });
     if moved
         || !is_part(&now.mask, flow.mask())
@@ -52,13 +53,14 @@ pub fn check(flow: &Megaflow, counted_by: &[Arc<Rule>], config: &SwitchConfig, f
     {
         return Check::Over;
     }
-    let _ = counted_by;
-    Check::Right { rules: None, is_too_exact: now.mask != **flow.mask() }
+    let is_same = now.rules.len() == counted_by.len()
+        && now.rules.iter().zip(counted_by).all(|(new, old)| Arc::ptr_eq(new, old));
+    Check::Right { rules: (!is_same).then(|| now.rules.into()), is_too_exact: now.mask != **flow.mask() }
 }
 
 /// Whether a packet of `flow` would be decided in the same way today.
-pub fn still_valid(flow: &Megaflow, config: &SwitchConfig, fdb: &Fdb) -> bool {
-    matches!(check(flow, flow.rules(), config, fdb), Check::Right { .. })
+pub fn still_valid(flow: &Megaflow, state: &SwitchState<'_>) -> bool {
+    matches!(check(flow, flow.rules(), state), Check::Right { .. })
 }
 
 /// Whether every bit of `part` is in `whole`.

@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use crate::flow::key::VlanTag;
+use crate::flow::key::{VLAN_PRESENT, VlanTag};
 use crate::port::{MAX_PORTS, PortId};
 
 /// Tag protocol of the tags that the switch pushes.
@@ -99,9 +99,9 @@ pub enum Tagging {
 }
 
 impl VlanMode {
-    /// The VLAN of a frame that arrives with `tag` (all zero: none), or `None` if the port is no member of it.
+    /// The VLAN of a frame that arrives with `tag`, as keys hold it, or `None` if the port is no member of it.
     pub fn classify(&self, tag: VlanTag) -> Option<VlanId> {
-        let vlan = match tag.tpid.get() {
+        let vlan = match tag.tci.get() & VLAN_PRESENT {
             0 => VlanId::UNTAGGED,
             _ => VlanId::new(tag.tci.get() & 0xfff)?,
         };
@@ -151,6 +151,42 @@ impl Default for PortVlan {
     }
 }
 
+/// Which ports a mirror selects in one direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MirroredPorts {
+    /// Every port.
+    All,
+    /// These.
+    These(Box<[PortId]>),
+}
+
+impl MirroredPorts {
+    fn contains(&self, port: PortId) -> bool {
+        match self {
+            MirroredPorts::All => true,
+            MirroredPorts::These(ports) => ports.contains(&port),
+        }
+    }
+}
+
+/// A port that gets a copy of what passes other ports. It takes no part in normal forwarding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// What the operator calls it.
+    pub name: String,
+    /// Frames that come in by these ports are copied as they come.
+    pub sources: MirroredPorts,
+    /// Frames that go out by these ports are copied as they go.
+    pub destinations: MirroredPorts,
+    /// Only frames of these VLANs; of any if there are none.
+    pub vlans: Box<[VlanId]>,
+    /// Where the copies go.
+    pub output: PortId,
+}
+
+/// Most mirrors of a switch, as in Open vSwitch.
+pub const MAX_MIRRORS: usize = 32;
+
 /// What the slow path knows about the ports.
 ///
 /// # Concurrency
@@ -161,6 +197,8 @@ pub struct SwitchConfig {
     generation: u64,
     ports: Box<[Option<PortVlan>]>,
     present: Box<[PortId]>,
+    local: Option<PortId>,
+    mirrors: Box<[Mirror]>,
 }
 
 impl SwitchConfig {
@@ -171,7 +209,24 @@ impl SwitchConfig {
             table[port.index()] = Some(vlan);
         }
         let present = (0..).map_while(PortId::new).filter(|port| table[port.index()].is_some()).collect();
-        Self { generation, ports: table, present }
+        Self { generation, ports: table, present, local: None, mirrors: Box::default() }
+    }
+
+    /// The same with the port that rules call `local`.
+    #[must_use]
+    pub fn with_local(self, local: Option<PortId>) -> Self {
+        Self { local, ..self }
+    }
+
+    /// The same with these mirrors.
+    ///
+    /// # Panics
+    /// If there are more than [`MAX_MIRRORS`].
+    #[must_use]
+    pub fn with_mirrors(self, mirrors: impl IntoIterator<Item = Mirror>) -> Self {
+        let mirrors: Box<[Mirror]> = mirrors.into_iter().collect();
+        assert!(mirrors.len() <= MAX_MIRRORS, "{} mirrors", mirrors.len());
+        Self { mirrors, ..self }
     }
 
     /// Which snapshot this is.
@@ -184,11 +239,40 @@ impl SwitchConfig {
         self.ports[port.index()].as_ref()
     }
 
-    /// The members of `vlan` in the order of their numbers, and how its frames leave by each.
+    /// Every port, in the order of their numbers.
+    pub fn ports(&self) -> &[PortId] {
+        &self.present
+    }
+
+    /// The port that rules call `local`.
+    pub fn local(&self) -> Option<PortId> {
+        self.local
+    }
+
+    /// The mirrors.
+    pub fn mirrors(&self) -> &[Mirror] {
+        &self.mirrors
+    }
+
+    /// The mirrors that copy frames which come in by `port` (`is_egress` false) or go out by it, and their places in
+    /// [`mirrors`](Self::mirrors).
+    pub fn mirrors_of(&self, port: PortId, is_egress: bool) -> impl Iterator<Item = (usize, &Mirror)> {
+        self.mirrors.iter().enumerate().filter(move |(_, mirror)| {
+            let ports = if is_egress { &mirror.destinations } else { &mirror.sources };
+            ports.contains(port)
+        })
+    }
+
+    /// Whether the port is reserved for what a mirror sends.
+    pub fn is_mirror_output(&self, port: PortId) -> bool {
+        self.mirrors.iter().any(|mirror| mirror.output == port)
+    }
+
+    /// The members of `vlan` in the order of their numbers, and how its frames leave by each. Ports that are reserved for
+    /// mirrors are members of none.
     pub fn members(&self, vlan: VlanId) -> impl Iterator<Item = (PortId, Tagging)> + Clone + '_ {
-        self.present
-            .iter()
-            .filter_map(move |&port| self.port(port)?.mode.tagging(vlan).map(|tagging| (port, tagging)))
+        let ports = self.present.iter().filter(|&&port| !self.is_mirror_output(port));
+        ports.filter_map(move |&port| self.port(port)?.mode.tagging(vlan).map(|tagging| (port, tagging)))
     }
 }
 
@@ -201,7 +285,7 @@ mod tests {
     }
 
     fn tag(tci: u16) -> VlanTag {
-        VlanTag { tpid: TPID_8021Q.into(), tci: tci.into() }
+        VlanTag { tpid: TPID_8021Q.into(), tci: tci.into() }.in_key()
     }
 
     #[test]
@@ -249,5 +333,19 @@ mod tests {
         let members: Vec<_> = config.members(vlan(10)).collect();
         assert_eq!(members, [(port(4), Tagging::Tagged), (port(9), Tagging::Untagged)]);
         assert!(config.port(port(3)).is_none());
+        let mirror = Mirror {
+            name: "m0".to_owned(),
+            sources: MirroredPorts::These([port(2)].into()),
+            destinations: MirroredPorts::All,
+            vlans: Box::default(),
+            output: port(4),
+        };
+        let config = config.with_mirrors([mirror]).with_local(Some(port(2)));
+        let members: Vec<_> = config.members(vlan(10)).collect();
+        assert_eq!(members, [(port(9), Tagging::Untagged)], "a mirror's output takes no part");
+        assert_eq!(config.mirrors_of(port(2), false).count(), 1);
+        assert_eq!(config.mirrors_of(port(9), false).count(), 0);
+        assert_eq!(config.mirrors_of(port(9), true).count(), 1);
+        assert_eq!(config.local(), Some(port(2)));
     }
 }

@@ -205,7 +205,7 @@ mod completion {
         let frame = udp4_partial(&[0x55; 301]);
         let mut loaded = load(&frame, partial(34, 6), &[64]);
         let tag = crate::flow::key::VlanTag { tpid: 0x8100.into(), tci: 10.into() };
-        crate::edit::push_vlan(&mut loaded.burst.packets_mut()[0], tag).unwrap();
+        crate::edit::vlan::push_vlan(&mut loaded.burst.packets_mut()[0], tag).unwrap();
         let mut finished = Vec::new();
         let emit = |frame: &Frame<'_>| {
             finished = bytes_of(frame);

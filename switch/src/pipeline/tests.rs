@@ -50,6 +50,7 @@ fn fill(burst: &mut Burst, in_port: PortId, frames: &[Vec<u8>]) {
 struct Traffic {
     sent: Vec<(PortId, Vec<u8>)>,
     batches: usize,
+    punted: Vec<(PortId, Vec<u8>, Punt)>,
     dropped: Vec<(PortId, DropReason, u64)>,
 }
 
@@ -57,6 +58,10 @@ impl Transmit for Traffic {
     fn transmit(&mut self, port: PortId, burst: &Burst, indices: &[u8]) {
         self.batches += 1;
         self.sent.extend(indices.iter().map(|&at| (port, burst.frame(usize::from(at)).head.to_vec())));
+    }
+
+    fn punt(&mut self, in_port: PortId, frame: &Frame<'_>, punt: Punt) {
+        self.punted.push((in_port, frame.head.to_vec(), punt));
     }
 
     fn dropped(&mut self, port: PortId, reason: DropReason, packets: u64) {
@@ -95,6 +100,7 @@ struct Bed {
     pipeline: Pipeline,
     config: SwitchConfig,
     fdb: Fdb,
+    rules: RuleSet,
     log: Log,
     burst: Burst,
     now_ms: u64,
@@ -107,6 +113,7 @@ impl Bed {
             pipeline: Pipeline::new(limits),
             config: SwitchConfig::new(1, ports),
             fdb: Fdb::new(256),
+            rules: RuleSet::learning_switch(0),
             log: Log::default(),
             burst: Burst::new(),
             now_ms: 1_000_000,
@@ -119,7 +126,13 @@ impl Bed {
 
     fn send(&mut self, in_port: u16, frames: &[Vec<u8>]) -> Traffic {
         fill(&mut self.burst, port(in_port), frames);
-        let cx = Context { now_ms: self.now_ms, config: &self.config, fdb: &self.fdb, events: &self.log };
+        let cx = Context {
+            now_ms: self.now_ms,
+            config: &self.config,
+            fdb: &self.fdb,
+            rules: &self.rules,
+            events: &self.log,
+        };
         let mut seen = Traffic::default();
         self.pipeline.process(&mut self.burst, &cx, &mut seen);
         seen
@@ -128,12 +141,16 @@ impl Bed {
     /// What the revalidator does.
     fn revalidate(&mut self) {
         self.log.flows.borrow_mut().retain(|flow| {
-            let is_valid = still_valid(flow, &self.config, &self.fdb);
+            let is_valid = still_valid(flow, &self.state());
             if !is_valid {
                 flow.kill();
             }
             is_valid
         });
+    }
+
+    fn state(&self) -> SwitchState<'_> {
+        SwitchState { config: &self.config, fdb: &self.fdb, rules: &self.rules }
     }
 
     fn stat(&self, name: &str) -> u64 {
@@ -142,14 +159,14 @@ impl Bed {
 }
 
 /// Every packet translated for itself, without any table.
-fn reference(config: &SwitchConfig, fdb: &Fdb, in_port: u16, frames: &[Vec<u8>]) -> Traffic {
+fn reference(state: &SwitchState<'_>, in_port: u16, frames: &[Vec<u8>]) -> Traffic {
     let mut seen = Traffic::default();
     for bytes in frames {
         let mut burst = Burst::new();
         fill(&mut burst, port(in_port), std::slice::from_ref(bytes));
         let mut key = FlowKey::default();
         extract(&burst.packets()[0], Depth::Transport, &mut key);
-        match slow_path::translate(&key, config, fdb).verdict {
+        match slow_path::translate(&key, state, &mut ()).verdict {
             Verdict::Drop(reason) => seen.dropped.push((port(in_port), reason, 1)),
             Verdict::Forward(actions) => {
                 let mut head = bytes.clone();
@@ -165,6 +182,9 @@ fn reference(config: &SwitchConfig, fdb: &Fdb, in_port: u16, frames: &[Vec<u8>])
                             let [a, b] = vlan.number().to_be_bytes();
                             head[14] = head[14] & 0xf0 | a;
                             head[15] = b;
+                        }
+                        Action::Rewrite(_) | Action::Punt(_) | Action::Drop(_) => {
+                            unreachable!("a learning switch does not")
                         }
                     }
                 }
@@ -232,7 +252,7 @@ proptest! {
                 .take(BURST)
                 .collect();
             packets += frames.len() as u64;
-            let wanted = reference(&bed.config, &bed.fdb, in_port, &frames);
+            let wanted = reference(&bed.state(), in_port, &frames);
             let seen = bed.send(in_port, &frames);
             compare(&seen, &wanted)?;
             for (n, flow) in bed.log.flows.borrow().iter().enumerate() {
@@ -258,11 +278,11 @@ proptest! {
         let twin = Fdb::new(256);
         for (in_port, (dst, src, tci, serial)) in steps {
             let frames = [frame(mac(dst), mac(src), tci, serial)];
-            let wanted = reference(&bed.config, &twin, in_port, &frames);
+            let wanted = reference(&SwitchState { fdb: &twin, ..bed.state() }, in_port, &frames);
             let seen = bed.send(in_port, &frames);
             compare(&seen, &wanted)?;
             let of_tag = VlanMode::default().classify(tci.map_or(VlanTag::default(), |tci| {
-                VlanTag { tpid: 0x8100.into(), tci: tci.into() }
+                VlanTag { tpid: 0x8100.into(), tci: tci.into() }.in_key()
             }));
             twin.learn(of_tag.unwrap(), mac(src), port(in_port), bed.now_ms, u32::MAX);
             bed.revalidate();

@@ -19,6 +19,8 @@ use crate::fdb::Fdb;
 use crate::megaflow::Megaflow;
 use crate::prefetch::prefetch;
 use crate::rule::entry::Rule;
+use crate::rule::set::RuleSet;
+use crate::slow_path::SwitchState;
 use crate::vlan::SwitchConfig;
 
 /// Parts that are locked by themselves.
@@ -102,6 +104,14 @@ pub struct Pass<'a> {
     pub config: &'a SwitchConfig,
     /// The addresses.
     pub fdb: &'a Fdb,
+    /// The rules.
+    pub rules: &'a RuleSet,
+}
+
+impl Pass<'_> {
+    fn state(&self) -> SwitchState<'_> {
+        SwitchState { config: self.config, fdb: self.fdb, rules: self.rules }
+    }
 }
 
 macro_rules! outcome {
@@ -280,7 +290,7 @@ fn end_reason<'o>(tracked: &mut Tracked, pass: &Pass<'_>, outcome: &'o mut Outco
     tracked.is_checked = true;
     if is_due {
         outcome.rechecked += 1;
-        match check(&tracked.flow, tracked.rules(), pass.config, pass.fdb) {
+        match check(&tracked.flow, tracked.rules(), &pass.state()) {
             Check::Over => return Some(&mut outcome.ended_changed),
             Check::Right { rules, is_too_exact } => {
                 tracked.is_too_exact = is_too_exact;
@@ -297,8 +307,7 @@ fn end_reason<'o>(tracked: &mut Tracked, pass: &Pass<'_>, outcome: &'o mut Outco
 
 /// Whether `flow` was made from the present state.
 fn is_current(flow: &Megaflow, pass: &Pass<'_>) -> bool {
-    let seen = flow.seen();
-    (seen.config, seen.fdb) == (pass.config.generation(), pass.fdb.generation())
+    flow.seen() == pass.state().generations()
 }
 
 #[cfg(test)]

@@ -91,6 +91,28 @@ impl Header {
     }
 }
 
+/// Whether a routing header says that the destination is a way station: `bytes` starts at a well-formed fixed header. What
+/// lies beyond the head is not seen.
+///
+/// # Source
+/// RFC 8200 §4.4 and §8.1.
+pub fn has_segments_left(bytes: &[u8]) -> bool {
+    let Some((header, _)) = Header::ref_from_prefix(bytes).ok() else { return false };
+    let (mut protocol, mut at) = (header.next_header, HEADER_LEN);
+    for _ in 0..MAX_EXTENSIONS {
+        let Some(&[next_header, len, _, segments_left, ..]) = bytes.get(at..) else { return false };
+        at += match protocol {
+            ROUTING if segments_left > 0 => return true,
+            HOP_BY_HOP | ROUTING | DESTINATION => (usize::from(len) + 1) * 8,
+            AUTHENTICATION => (usize::from(len) + 2) * 4,
+            FRAGMENT => FRAGMENT_LEN,
+            _ => return false,
+        };
+        protocol = next_header;
+    }
+    false
+}
+
 fn pass_extensions(mut upper: Upper, bytes: &[u8]) -> Upper {
     for _ in 0..MAX_EXTENSIONS {
         let rest = upper.payload(bytes);

@@ -20,8 +20,12 @@ pub const HOP_LIMIT: u8 = 255;
 /// Most options that are looked at; a message with more counts as malformed. Real ones carry one or two.
 pub const MAX_OPTIONS: usize = 8;
 
-const SOURCE_LINK_LAYER: u8 = 1;
-const TARGET_LINK_LAYER: u8 = 2;
+/// Option: the sender's link-layer address.
+pub const SOURCE_LINK_LAYER: u8 = 1;
+/// Option: the target's link-layer address.
+pub const TARGET_LINK_LAYER: u8 = 2;
+/// Where the options start in a solicitation or advertisement.
+pub const OPTIONS: usize = size_of::<Message>();
 
 #[derive(Clone, Copy, FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

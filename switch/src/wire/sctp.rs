@@ -1,4 +1,4 @@
-//! SCTP common headers. Their CRC32c is never touched: no edit of the switch reaches it.
+//! SCTP common headers. Their CRC32c covers the whole packet; `edit/crc32c.rs` keeps it right when ports are rewritten.
 //!
 //! # Source
 //! RFC 9260 §3.1.

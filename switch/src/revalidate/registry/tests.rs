@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc;
+use std::sync::{LazyLock, mpsc};
 use std::thread;
 
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ use crate::action::{Actions, Verdict};
 use crate::classifier::Classifier;
 use crate::drop_reason::DropReason;
 use crate::flow::key::{FlowKey, Mask};
-use crate::megaflow::{MegaflowSpec, Seen};
+use crate::megaflow::MegaflowSpec;
 use crate::port::PortId;
 use crate::rule::entry::{RuleSpec, RuleStats};
 use crate::rule::matching::Match;
@@ -32,6 +32,8 @@ fn rule(priority: u16) -> Arc<Rule> {
     Arc::new(Rule::new(spec, 0))
 }
 
+static RULES: LazyLock<RuleSet> = LazyLock::new(|| RuleSet::learning_switch(0));
+
 fn config(generation: u64, ports: u16) -> SwitchConfig {
     SwitchConfig::new(generation, (0..ports).map(|n| (PortId::new(n).unwrap(), PortVlan::default())))
 }
@@ -47,13 +49,14 @@ fn flow(
 ) -> Arc<Megaflow> {
     let mac = |n: u16| [2, 0, 0, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]];
     let key = FlowKey { eth_src: mac(from), eth_dst: mac(to), ..FlowKey::default() };
-    let translation = slow_path::translate(&key, config, fdb);
+    let state = SwitchState { config, fdb, rules: &RULES };
+    let translation = slow_path::translate(&key, &state, &mut ());
     let spec = MegaflowSpec {
         mask: Arc::new(translation.mask),
         key,
         verdict: translation.verdict,
         source: translation.learn,
-        seen: Seen { config: config.generation(), fdb: fdb.generation() },
+        seen: state.generations(),
         rules: rules.iter().map(|&rule| Arc::clone(rule)).collect(),
     };
     Arc::new(Megaflow::new(id.into(), 0, spec))
@@ -69,6 +72,7 @@ fn pass<'a>(now_ms: u64, config: &'a SwitchConfig, fdb: &'a Fdb) -> Pass<'a> {
         too_exact_limit: 0,
         config,
         fdb,
+        rules: &RULES,
     }
 }
 
@@ -325,6 +329,7 @@ fn flow_that_looks_at_too_much_goes_when_its_turn_comes() {
 fn flow_with_a_mask_that_misses_a_bit_or_another_verdict_is_over() {
     let (config, fdb) = (config(1, 2), Fdb::new(8));
     let right = flow(0, 1, 60_000, &[], &config, &fdb);
+    let counted_by = slow_path::translate(right.key(), &pass(0, &config, &fdb).state(), &mut ()).rules;
     let with = |mask: Mask, verdict: Verdict| {
         let spec = MegaflowSpec {
             mask: Arc::new(mask),
@@ -334,7 +339,7 @@ fn flow_with_a_mask_that_misses_a_bit_or_another_verdict_is_over() {
             seen: right.seen(),
             rules: Box::default(),
         };
-        check(&Megaflow::new(1, 0, spec), &[], &config, &fdb)
+        check(&Megaflow::new(1, 0, spec), &counted_by, &pass(0, &config, &fdb).state())
     };
     assert!(matches!(
         with(**right.mask(), right.verdict().clone()),

@@ -1,6 +1,4 @@
-//! Edits of a packet's head in place: pushing, popping and setting VLAN tags.
-//!
-//! Actions call this on the worker that owns the burst, after the verdict and before egress. A tag goes between the
+//! Pushing, popping and setting VLAN tags. A tag goes between the
 //! addresses and the Ethernet type, so an edit moves the twelve bytes of the addresses and leaves the rest where it is;
 //! the headroom of the packet pays for the growth. The positions in [`Offload`](crate::packet::Offload) move along.
 //!

@@ -1,0 +1,380 @@
+//! Overwriting header bits, with the checksums that cover them.
+//!
+//! A [`Rewrite`] is a value and a mask over the key: what the slow path changed in a packet's fields between two outputs.
+//! It is made once per megaflow and applied to each packet, whose headers are found anew each time, since packets of one
+//! megaflow may differ in options and extension headers.
+//!
+//! Checksums are brought up to date from the changed words alone (RFC 1624 eqn. 3), so that one that was wrong stays
+//! wrong and the payload is not read:
+//! - The IPv4 header's own.
+//! - TCP, UDP and ICMPv6, whose sum covers the addresses, too. Zero in UDP says that there is none and stays. Where the
+//!   sum is still to be completed ([`Checksum::Partial`]), the field holds the sum of the pseudo-header: new addresses
+//!   change it, new ports do not. Behind an IPv6 routing header with segments left, the destination in the header is not
+//!   the one that is summed (RFC 8200 §8.1).
+//! - ICMP, and the CRC of SCTP (see `crc32c.rs`).
+//!
+//! Later fragments have no transport header: only their IP header changes. A packet whose headers are malformed, or do not
+//! lie in the head as far as the rewrite or a checksum needs them, is refused, as is new ports for an SCTP fragment,
+//! whose CRC depends on a length that the fragment does not tell.
+//!
+//! Left out on purpose: other protocols with a pseudo-header (DCCP, UDP-Lite), whose sum is left as it is; DEI bits.
+
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::big_endian::U16;
+
+use crate::drop_reason::DropReason;
+use crate::flow::key::{FRAG_LATER, FlowKey, VLAN_PRESENT, VlanTag};
+use crate::packet::{Checksum, Packet};
+use crate::wire::ethernet::{self, ADDRESSES_LEN, Link, TAG_LEN};
+use crate::wire::layers::{IpVersion, Layers};
+use crate::wire::{arp, icmp, ipv6, ndp, sctp, tcp, udp};
+
+use super::crc32c;
+
+/// Header bits to overwrite.
+///
+/// # Invariants
+/// 1. `value` is zero wherever `mask` is.
+/// 2. `mask` has bits in header fields that can be written alone: no type, no protocol, no presence of a tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewrite {
+    parts: Parts,
+    value: FlowKey,
+    mask: FlowKey,
+}
+
+/// Which headers a rewrite touches, so that it passes over the others at the cost of a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Parts {
+    addresses: bool,
+    tags: bool,
+    network: bool,
+    transport: bool,
+    neighbour: bool,
+}
+
+impl Rewrite {
+    /// Overwrites the bits of `mask` with those of `value`. Bits that are no header's, or that cannot be written alone, are
+    /// left out.
+    pub fn new(mask: &FlowKey, value: &FlowKey) -> Self {
+        let tag = |of: &VlanTag| VlanTag { tpid: U16::ZERO, tci: of.tci & U16::new(!VLAN_PRESENT) };
+        let mask = FlowKey {
+            eth_dst: mask.eth_dst,
+            eth_src: mask.eth_src,
+            vlan: [tag(&mask.vlan[0]), tag(&mask.vlan[1])],
+            // The operation of ARP; an IP protocol is not written.
+            ip_proto: mask.ip_proto,
+            ip_tos: mask.ip_tos,
+            ip_ttl: mask.ip_ttl,
+            ipv6_label: mask.ipv6_label,
+            ip_src: mask.ip_src,
+            ip_dst: mask.ip_dst,
+            tp_src: mask.tp_src,
+            tp_dst: mask.tp_dst,
+            nd_target: mask.nd_target,
+            hw_src: mask.hw_src,
+            hw_dst: mask.hw_dst,
+            ..FlowKey::default()
+        };
+        let mut own = *value;
+        for (word, mask) in own.words_mut().iter_mut().zip(mask.words()) {
+            *word &= mask;
+        }
+        let none = FlowKey::default();
+        let network = FlowKey { vlan: none.vlan, eth_dst: none.eth_dst, eth_src: none.eth_src, ..mask };
+        let parts = Parts {
+            addresses: (mask.eth_dst, mask.eth_src) != (none.eth_dst, none.eth_src),
+            tags: mask.vlan != none.vlan,
+            network: network.words()[..9].iter().any(|&word| word != 0),
+            transport: (mask.tp_src, mask.tp_dst) != (none.tp_src, none.tp_dst),
+            neighbour: (mask.nd_target, mask.hw_src, mask.hw_dst)
+                != (none.nd_target, none.hw_src, none.hw_dst),
+        };
+        Self { parts, value: own, mask }
+    }
+
+    /// The new bits, zero outside the mask.
+    pub fn value(&self) -> &FlowKey {
+        &self.value
+    }
+
+    /// Which bits are overwritten.
+    pub fn mask(&self) -> &FlowKey {
+        &self.mask
+    }
+
+    /// Overwrites the bits in the headers of `packet`.
+    ///
+    /// # Errors
+    /// `CannotRewrite` if a header is malformed or does not lie in the head. The packet may then be half rewritten, and is
+    /// to be dropped.
+    #[inline]
+    pub fn apply(&self, packet: &mut Packet) -> Result<(), DropReason> {
+        let Parts { addresses, tags, network, transport, neighbour } = self.parts;
+        if addresses {
+            let head = packet.head_mut();
+            let start = head.get_mut(..ADDRESSES_LEN).ok_or(DropReason::CannotRewrite)?;
+            let (destination, source) = start.split_at_mut(6);
+            overwrite(destination, &self.value.eth_dst, &self.mask.eth_dst);
+            overwrite(source, &self.value.eth_src, &self.mask.eth_src);
+        }
+        if tags {
+            self.apply_to_tags(packet).ok_or(DropReason::CannotRewrite)?;
+        }
+        if network || transport || neighbour {
+            self.apply_above_link(packet).ok_or(DropReason::CannotRewrite)?;
+        }
+        Ok(())
+    }
+
+    fn apply_to_tags(&self, packet: &mut Packet) -> Option<()> {
+        let link = Link::parse(packet.head())?;
+        let head = packet.head_mut();
+        for (nth, (value, mask)) in self.value.vlan.iter().zip(&self.mask.vlan).enumerate() {
+            if mask.tci == U16::ZERO {
+                continue;
+            }
+            if link.tags[nth].tpid == U16::ZERO {
+                return None;
+            }
+            let at = ADDRESSES_LEN + nth * TAG_LEN + 2;
+            overwrite(head.get_mut(at..at + 2)?, value.tci.as_bytes(), mask.tci.as_bytes());
+        }
+        Some(())
+    }
+
+    fn apply_above_link(&self, packet: &mut Packet) -> Option<()> {
+        let link = Link::parse(packet.head())?;
+        match link.eth_type {
+            ethernet::TYPE_ARP => self.apply_to_arp(&mut packet.head_mut()[link.len..]),
+            ethernet::TYPE_IPV4 | ethernet::TYPE_IPV6 => self.apply_to_ip(packet),
+            _ => None,
+        }
+    }
+
+    fn apply_to_arp(&self, bytes: &mut [u8]) -> Option<()> {
+        let operation = arp::Packet::parse(bytes)?.operation.get();
+        let Self { value, mask, .. } = self;
+        if mask.ip_proto != 0 {
+            // The key has the operation only if it fits a byte, else zero: so that is what the other bits come from.
+            let low = u8::try_from(operation).unwrap_or(0);
+            bytes[6..8].copy_from_slice(&[0, low & !mask.ip_proto | value.ip_proto]);
+        }
+        overwrite(&mut bytes[8..14], &value.hw_src, &mask.hw_src);
+        overwrite(&mut bytes[14..18], &value.ip_src[12..], &mask.ip_src[12..]);
+        overwrite(&mut bytes[18..24], &value.hw_dst, &mask.hw_dst);
+        overwrite(&mut bytes[24..28], &value.ip_dst[12..], &mask.ip_dst[12..]);
+        Some(())
+    }
+
+    fn apply_to_ip(&self, packet: &mut Packet) -> Option<()> {
+        let layers = Layers::locate(packet.head(), packet.len())?;
+        let checksum = packet.offload.checksum;
+        let head = packet.head_mut();
+        // Neighbours are only believed if they come with the highest hop limit, which this rewrite may change.
+        let hop_limit = *head.get(layers.network + 7)?;
+        let mut pseudo = Change::default();
+        if self.parts.network {
+            match layers.version {
+                IpVersion::V4 => self.apply_to_ipv4(&mut head[layers.network..], &mut pseudo)?,
+                IpVersion::V6 => self.apply_to_ipv6(&mut head[layers.network..], &mut pseudo)?,
+            }
+        }
+        if layers.fragment & FRAG_LATER != 0 {
+            return (!self.parts.transport && !self.parts.neighbour).then_some(());
+        }
+        if pseudo.is_none() && !self.parts.transport && !self.parts.neighbour {
+            return Some(());
+        }
+        let end = layers.end.min(head.len());
+        let bytes = head.get_mut(layers.transport..end).unwrap_or_default();
+        let is_partial = |at: usize| {
+            matches!(checksum, Checksum::Partial { start, offset }
+                if usize::from(start) == layers.transport && usize::from(offset) == at)
+        };
+        match (layers.protocol, layers.version) {
+            (tcp::PROTOCOL, _) => {
+                let own = self.ports(bytes, size_of::<tcp::Header>())?;
+                update(bytes, 16, pseudo, own, is_partial(16));
+            }
+            (udp::PROTOCOL, _) => {
+                let own = self.ports(bytes, size_of::<udp::Header>())?;
+                if bytes[6..8] != [0, 0] || is_partial(6) {
+                    update(bytes, 6, pseudo, own, is_partial(6));
+                    if bytes[6..8] == [0, 0] && !is_partial(6) {
+                        bytes[6..8].copy_from_slice(&[0xff, 0xff]);
+                    }
+                }
+            }
+            (sctp::PROTOCOL, _) => {
+                // Addresses are not covered.
+                if self.parts.transport {
+                    let len = (layers.fragment == 0).then(|| layers.end.checked_sub(layers.transport))??;
+                    self.apply_to_sctp(bytes, len)?;
+                }
+            }
+            (icmp::PROTOCOL_V4, IpVersion::V4) => {
+                if self.parts.transport {
+                    let own = self.kind_and_code(bytes)?;
+                    update(bytes, 2, Change::default(), own, false);
+                }
+            }
+            (icmp::PROTOCOL_V6, IpVersion::V6) => {
+                let mut own = Change::default();
+                if self.parts.neighbour {
+                    own.add(self.apply_to_neighbour(bytes, hop_limit)?);
+                }
+                own.add(self.kind_and_code(bytes)?);
+                update(bytes, 2, pseudo, own, is_partial(2));
+            }
+            // The walk over extension headers ended early: there is a sum somewhere that covers the addresses.
+            (protocol, IpVersion::V6) if ipv6::is_extension(protocol) => return None,
+            _ => return (!self.parts.transport && !self.parts.neighbour).then_some(()),
+        }
+        Some(())
+    }
+
+    fn apply_to_ipv4(&self, bytes: &mut [u8], pseudo: &mut Change) -> Option<()> {
+        let header: &mut [u8; 20] = bytes.first_chunk_mut()?;
+        let Self { value, mask, .. } = self;
+        let mut own = Change::default();
+        own.overwrite(&mut header[0..2], &[0, value.ip_tos], &[0, mask.ip_tos]);
+        own.overwrite(&mut header[8..10], &[value.ip_ttl, 0], &[mask.ip_ttl, 0]);
+        pseudo.overwrite(&mut header[12..16], &value.ip_src[12..], &mask.ip_src[12..]);
+        pseudo.overwrite(&mut header[16..20], &value.ip_dst[12..], &mask.ip_dst[12..]);
+        own.add(*pseudo);
+        update(header, 10, Change::default(), own, false);
+        Some(())
+    }
+
+    fn apply_to_ipv6(&self, bytes: &mut [u8], pseudo: &mut Change) -> Option<()> {
+        let routed = ipv6::has_segments_left(bytes);
+        let header: &mut [u8; ipv6::HEADER_LEN] = bytes.first_chunk_mut()?;
+        let Self { value, mask, .. } = self;
+        let class_and_label = |of: &FlowKey| (u32::from(of.ip_tos) << 20 | of.ipv6_label.get()).to_be_bytes();
+        overwrite(&mut header[0..4], &class_and_label(value), &class_and_label(mask));
+        overwrite(&mut header[7..8], &[value.ip_ttl], &[mask.ip_ttl]);
+        pseudo.overwrite(&mut header[8..24], &value.ip_src, &mask.ip_src);
+        if routed {
+            overwrite(&mut header[24..40], &value.ip_dst, &mask.ip_dst);
+        } else {
+            pseudo.overwrite(&mut header[24..40], &value.ip_dst, &mask.ip_dst);
+        }
+        Some(())
+    }
+
+    /// Overwrites the ports at the start of a transport header of `header_len` bytes, all of which are there.
+    fn ports(&self, bytes: &mut [u8], header_len: usize) -> Option<Change> {
+        let header = bytes.get_mut(..header_len)?;
+        let mut change = Change::default();
+        change.overwrite(&mut header[0..2], self.value.tp_src.as_bytes(), self.mask.tp_src.as_bytes());
+        change.overwrite(&mut header[2..4], self.value.tp_dst.as_bytes(), self.mask.tp_dst.as_bytes());
+        Some(change)
+    }
+
+    /// Overwrites type and code of an ICMP message, which keys hold in the low bytes of the ports.
+    fn kind_and_code(&self, bytes: &mut [u8]) -> Option<Change> {
+        let header = bytes.get_mut(..size_of::<icmp::Header>())?;
+        let low = |of: &FlowKey| [of.tp_src.as_bytes()[1], of.tp_dst.as_bytes()[1]];
+        let mut change = Change::default();
+        change.overwrite(&mut header[0..2], &low(&self.value), &low(&self.mask));
+        Some(change)
+    }
+
+    fn apply_to_sctp(&self, bytes: &mut [u8], len: usize) -> Option<()> {
+        let header: &mut [u8; size_of::<sctp::Header>()] = bytes.first_chunk_mut()?;
+        let [a, b, c, d, ..] = *header;
+        let before = u32::from_le_bytes([a, b, c, d]);
+        self.ports(header, size_of::<sctp::Header>())?;
+        let [a, b, c, d, .., e, f, g, h] = *header;
+        let difference = before ^ u32::from_le_bytes([a, b, c, d]);
+        // The CRC itself counts as zero, before and after.
+        let crc = u32::from_le_bytes([e, f, g, h]) ^ crc32c::change(difference, len);
+        header[8..].copy_from_slice(&crc.to_le_bytes());
+        Some(())
+    }
+
+    /// Overwrites target and link-layer addresses. An option that is not there is not added.
+    fn apply_to_neighbour(&self, bytes: &mut [u8], hop_limit: u8) -> Option<Change> {
+        ndp::Neighbour::parse(bytes, hop_limit)?;
+        let Self { value, mask, .. } = self;
+        let mut change = Change::default();
+        change.overwrite(&mut bytes[8..24], &value.nd_target, &mask.nd_target);
+        let mut at = ndp::OPTIONS;
+        // The message was parsed: at most `MAX_OPTIONS` options, none of them empty, all of them whole.
+        while let Some(&[kind, units, ..]) = bytes.get(at..).filter(|rest| rest.len() >= 8) {
+            let address = &mut bytes[at + 2..at + 8];
+            match kind {
+                ndp::SOURCE_LINK_LAYER => change.overwrite(address, &value.hw_src, &mask.hw_src),
+                ndp::TARGET_LINK_LAYER => change.overwrite(address, &value.hw_dst, &mask.hw_dst),
+                _ => {}
+            }
+            at += usize::from(units) * 8;
+        }
+        Some(change)
+    }
+}
+
+/// Overwrites bytes under a mask.
+#[inline]
+fn overwrite(bytes: &mut [u8], value: &[u8], mask: &[u8]) {
+    for ((byte, value), mask) in bytes.iter_mut().zip(value).zip(mask) {
+        *byte = *byte & !mask | value;
+    }
+}
+
+/// What changed words do to a ones' complement sum: new words, and old words inverted, not yet folded.
+///
+/// Far from overflow: a rewrite changes some forty words.
+#[derive(Debug, Clone, Copy, Default)]
+struct Change(u32);
+
+impl Change {
+    fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    fn add(&mut self, other: Change) {
+        self.0 += other.0;
+    }
+
+    /// Overwrites an even number of bytes, which stand at an even position of what is summed.
+    fn overwrite(&mut self, bytes: &mut [u8], value: &[u8], mask: &[u8]) {
+        let rows = bytes
+            .as_chunks_mut::<2>()
+            .0
+            .iter_mut()
+            .zip(value.as_chunks::<2>().0)
+            .zip(mask.as_chunks::<2>().0);
+        for ((bytes, value), mask) in rows {
+            let before = u16::from_be_bytes(*bytes);
+            let after = before & !u16::from_be_bytes(*mask) | u16::from_be_bytes(*value);
+            // A word that stays must not turn one form of zero into the other.
+            if after != before {
+                self.0 += u32::from(!before) + u32::from(after);
+                *bytes = after.to_be_bytes();
+            }
+        }
+    }
+
+    /// The sum that was `sum`.
+    #[allow(clippy::cast_possible_truncation, reason = "the carries are folded in")]
+    fn applied_to(self, sum: u16) -> u16 {
+        let sum = self.0 + u32::from(sum);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        ((sum >> 16) + (sum & 0xffff)) as u16
+    }
+}
+
+/// Brings the checksum at `at` up to date: with both changes if it is complete, with that of the pseudo-header alone, and
+/// not inverted, if it is partial.
+fn update(bytes: &mut [u8], at: usize, pseudo: Change, own: Change, is_partial: bool) {
+    let field = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    let updated = if is_partial {
+        pseudo.applied_to(field)
+    } else {
+        let both = Change(pseudo.0 + own.0);
+        if both.is_none() { field } else { !both.applied_to(!field) }
+    };
+    bytes[at..at + 2].copy_from_slice(&updated.to_be_bytes());
+}

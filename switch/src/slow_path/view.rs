@@ -1,0 +1,412 @@
+//! The packet of a translation: its fields as the rules have changed them so far, which bits of its key that rests on, and
+//! what the datapath has yet to be told.
+//!
+//! Three questions are kept apart, each as a mask over the fields:
+//! - Which bits were *looked at*? They become the megaflow's mask.
+//! - Which bits are *known* without looking, since rules wrote them or since they are the switch's own? They are no news
+//!   about the packet. A bit that is looked at before it is written counts, one that is looked at after does not, so what
+//!   was looked at is settled before each write.
+//! - Which bits are *due*: changed here, but not yet in the packet as the datapath has it? They become one rewrite when an
+//!   output or a punt needs them, and nothing if none does.
+//!
+//! VLAN tags move when others are pushed and popped. The two that rules see lie in the fields; each remembers from which
+//! tag of the key its bits came, and whether the datapath has it already. Tags that pushes moved out of sight wait in
+//! `buried`. What the datapath must do is always: pop some tags, rewrite, push the new ones.
+
+use zerocopy::byteorder::big_endian::U16;
+
+use crate::action::Action;
+use crate::edit::rewrite::Rewrite;
+use crate::flow::fields::Fields;
+use crate::flow::key::{FRAG_LATER, FlowKey, Mask, VLAN_PRESENT, VlanTag};
+use crate::port::PortId;
+use crate::rule::field::{Field, Needs};
+use crate::vlan::{TPID_8021Q, VlanId};
+use crate::wire::{ethernet, icmp, ndp, sctp, tcp, udp};
+
+use super::plan::Plan;
+
+/// VLAN bits of a tag.
+const VID: u16 = 0xfff;
+/// Priority bits of a tag.
+const PCP: u16 = 0xe000;
+
+/// The bits of a tag that rules see, all of them.
+const WHOLE_TAG: VlanTag = VlanTag { tpid: U16::MAX_VALUE, tci: U16::MAX_VALUE };
+
+/// Where a tag stands.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Which tag of the key its unknown bits are those of; `None` if all are known.
+    origin: Option<u8>,
+    /// The datapath has yet to push it.
+    is_new: bool,
+}
+
+/// A tag out of sight.
+#[derive(Debug, Clone, Copy)]
+struct Buried {
+    tag: VlanTag,
+    known: VlanTag,
+    due: VlanTag,
+    place: Place,
+}
+
+/// A change of the outer tag for one egress port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TagEdit {
+    /// Put it into this VLAN.
+    Set(VlanId),
+    /// Remove it.
+    Pop,
+    /// Insert one of this VLAN, at the lowest priority.
+    Push(VlanId),
+}
+
+/// The packet of a translation.
+///
+/// # Invariants
+/// 1. A bit of `mask` or `looked` that is not in `known` has its value of the packet's key.
+/// 2. Tags that are new lie above all others.
+/// 3. `due` is empty, no tag is new and `popped` is zero unless `is_due`.
+#[derive(Debug)]
+pub(super) struct View {
+    fields: Fields,
+    known: Fields,
+    /// Looked at since the last write, by place in `fields`.
+    looked: Fields,
+    /// Looked at before, by place in the key.
+    mask: Mask,
+    due: Fields,
+    places: [Place; 2],
+    buried: Vec<Buried>,
+    /// Tags that the datapath has yet to pop.
+    popped: u32,
+    is_due: bool,
+}
+
+impl View {
+    /// The packet with this key, of which only the ingress port was looked at: megaflows belong to a port.
+    pub(super) fn new(key: &FlowKey) -> Self {
+        let mut known = Fields::NONE;
+        known.metadata = u64::MAX.into();
+        known.registers = [u32::MAX.into(); crate::flow::fields::REGISTERS];
+        let mut mask = Mask::default();
+        mask.0.in_port = u32::MAX;
+        Self {
+            fields: Fields::of_packet(*key),
+            known,
+            looked: Fields::NONE,
+            mask,
+            due: Fields::NONE,
+            places: [0, 1].map(|origin| Place { origin: Some(origin), is_new: false }),
+            buried: Vec::new(),
+            popped: 0,
+            is_due: false,
+        }
+    }
+
+    /// Every bit of the packet's key that was looked at.
+    pub(super) fn into_mask(mut self) -> Mask {
+        self.settle();
+        self.mask
+    }
+
+    /// The fields as they are now, and where to note which of them were looked at.
+    pub(super) fn fields_to_look_up(&mut self) -> (&mut Fields, &mut Fields) {
+        (&mut self.fields, &mut self.looked)
+    }
+
+    /// The ingress port, if it is one: rules may write any number.
+    pub(super) fn in_port(&self) -> Option<PortId> {
+        u16::try_from(self.fields.key.in_port).ok().and_then(PortId::new)
+    }
+
+    /// The outer tag without its priority.
+    pub(super) fn outer_tag(&mut self) -> VlanTag {
+        const BITS: u16 = VLAN_PRESENT | VID;
+        self.looked.key.vlan[0].tci |= U16::new(BITS);
+        let VlanTag { tpid, tci } = self.fields.key.vlan[0];
+        VlanTag { tpid, tci: tci & U16::new(BITS) }
+    }
+
+    pub(super) fn source_is_group(&mut self) -> bool {
+        self.looked.key.eth_src[0] |= 1;
+        self.fields.key.eth_src[0] & 1 != 0
+    }
+
+    pub(super) fn source(&mut self) -> [u8; 6] {
+        self.looked.key.eth_src = [0xff; 6];
+        self.fields.key.eth_src
+    }
+
+    /// Whether the destination is one of the sixteen that no bridge forwards (IEEE 802.1Q table 8-1).
+    pub(super) fn destination_is_reserved(&mut self) -> bool {
+        for (looked, bits) in self.looked.key.eth_dst.iter_mut().zip([0xff, 0xff, 0xff, 0xff, 0xff, 0xf0]) {
+            *looked |= bits;
+        }
+        let [a, b, c, d, e, f] = self.fields.key.eth_dst;
+        [a, b, c, d, e, f & 0xf0] == [0x01, 0x80, 0xc2, 0, 0, 0]
+    }
+
+    pub(super) fn destination(&mut self) -> [u8; 6] {
+        self.looked.key.eth_dst = [0xff; 6];
+        self.fields.key.eth_dst
+    }
+
+    /// The value of a field, of which the bits of `mask` are looked at.
+    pub(super) fn read(&mut self, field: Field, mask: u128) -> u128 {
+        field.look_at(&mut self.looked, mask);
+        field.get(&self.fields) & mask
+    }
+
+    /// Whether the packet has what a field needs.
+    pub(super) fn meets(&mut self, needs: Needs) -> bool {
+        let is_type = |view: &mut Self, wanted: u16| {
+            view.looked.key.eth_type = U16::MAX_VALUE;
+            view.fields.key.eth_type.get() == wanted
+        };
+        match needs {
+            Needs::Nothing => true,
+            Needs::Vlan => self.has_tag(0),
+            Needs::InnerVlan => self.has_tag(1),
+            Needs::Arp => is_type(self, ethernet::TYPE_ARP),
+            Needs::Ipv4 => is_type(self, ethernet::TYPE_IPV4),
+            Needs::Ipv6 => is_type(self, ethernet::TYPE_IPV6),
+            Needs::Ip => self.meets(Needs::Ipv4) || self.meets(Needs::Ipv6),
+            Needs::Tcp => self.meets(Needs::Ip) && self.carries(tcp::PROTOCOL),
+            Needs::Udp => self.meets(Needs::Ip) && self.carries(udp::PROTOCOL),
+            Needs::Sctp => self.meets(Needs::Ip) && self.carries(sctp::PROTOCOL),
+            Needs::Icmp => self.meets(Needs::Ipv4) && self.carries(icmp::PROTOCOL_V4),
+            Needs::Icmpv6 => self.meets(Needs::Ipv6) && self.carries(icmp::PROTOCOL_V6),
+            Needs::Nd => self.meets(Needs::NdSolicit) || self.meets(Needs::NdAdvert),
+            Needs::NdSolicit => self.is_neighbour_message(ndp::SOLICITATION),
+            Needs::NdAdvert => self.is_neighbour_message(ndp::ADVERTISEMENT),
+        }
+    }
+
+    /// Whether the IP packet has the header of this protocol, which later fragments lack.
+    fn carries(&mut self, protocol: u8) -> bool {
+        self.looked.key.ip_proto = u8::MAX;
+        self.looked.key.ip_frag |= FRAG_LATER;
+        self.fields.key.ip_proto == protocol && self.fields.key.ip_frag & FRAG_LATER == 0
+    }
+
+    fn is_neighbour_message(&mut self, kind: u8) -> bool {
+        let is_message = self.meets(Needs::Icmpv6);
+        if is_message {
+            self.looked.key.tp_src = U16::MAX_VALUE;
+            self.looked.key.tp_dst = U16::MAX_VALUE;
+        }
+        let FlowKey { tp_src, tp_dst, .. } = self.fields.key;
+        is_message && tp_src.get() == u16::from(kind) && tp_dst == U16::ZERO
+    }
+
+    /// Overwrites the bits of a field that `mask` names. The packet has what the field needs.
+    pub(super) fn write(&mut self, field: Field, value: u128, mask: u128) {
+        #[allow(clippy::cast_possible_truncation, reason = "VLAN fields have 16 bits at most")]
+        let tci = |shift: u32| ((value << shift) as u16, (mask << shift) as u16);
+        match field {
+            Field::VlanTci | Field::VlanVid => self.write_tag(0, tci(0)),
+            Field::VlanPcp => self.write_tag(0, tci(13)),
+            Field::InnerVlanTci | Field::InnerVlanVid => self.write_tag(1, tci(0)),
+            Field::InnerVlanPcp => self.write_tag(1, tci(13)),
+            Field::InPort | Field::Metadata | Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => {
+                // The switch's own, which no datapath hears of and which is always known.
+                field.set(&mut self.fields, value, mask);
+            }
+            _ => {
+                self.settle();
+                field.set(&mut self.fields, value, mask);
+                field.look_at(&mut self.known, mask);
+                field.look_at(&mut self.due, mask);
+                self.is_due = true;
+            }
+        }
+    }
+
+    /// Puts the outer tag into a VLAN; inserts one if there is none.
+    pub(super) fn set_vlan(&mut self, vlan: u16) {
+        self.write_tag(0, (VLAN_PRESENT | vlan, VLAN_PRESENT | VID));
+    }
+
+    /// Gives the outer tag a priority; inserts one if there is none.
+    pub(super) fn set_priority(&mut self, priority: u8) {
+        self.write_tag(0, (VLAN_PRESENT | u16::from(priority) << 13, VLAN_PRESENT | PCP));
+    }
+
+    /// Inserts an outer tag with the VLAN and priority of the one behind it, or zeros without one (OpenFlow 1.3.5
+    /// §5.13.1).
+    pub(super) fn push_tag(&mut self, tpid: u16) {
+        let has_tag = self.has_tag(0);
+        if has_tag {
+            self.looked.key.vlan[0].tci = U16::MAX_VALUE;
+        }
+        let tci = self.fields.key.vlan[0].tci | U16::new(VLAN_PRESENT);
+        self.settle();
+        // Behind no tag there is no other.
+        if has_tag {
+            self.buried.push(Buried {
+                tag: self.fields.key.vlan[1],
+                known: self.known.key.vlan[1],
+                due: self.due.key.vlan[1],
+                place: self.places[1],
+            });
+        }
+        for fields in [&mut self.fields, &mut self.known, &mut self.due] {
+            fields.key.vlan[1] = fields.key.vlan[0];
+        }
+        self.places[1] = self.places[0];
+        self.fields.key.vlan[0] = VlanTag { tpid: tpid.into(), tci };
+        self.known.key.vlan[0] = WHOLE_TAG;
+        self.due.key.vlan[0] = VlanTag::default();
+        self.places[0] = Place { origin: None, is_new: true };
+        self.is_due = true;
+    }
+
+    /// Removes the outer tag; false if there is none.
+    pub(super) fn pop_tag(&mut self) -> bool {
+        if !self.has_tag(0) {
+            return false;
+        }
+        self.settle();
+        if !self.places[0].is_new {
+            self.popped += 1;
+        }
+        let none = Place { origin: None, is_new: false };
+        let absent =
+            Buried { tag: VlanTag::default(), known: WHOLE_TAG, due: VlanTag::default(), place: none };
+        let risen = self.buried.pop().unwrap_or(absent);
+        for (fields, tag) in
+            [(&mut self.fields, risen.tag), (&mut self.known, risen.known), (&mut self.due, risen.due)]
+        {
+            fields.key.vlan = [fields.key.vlan[1], tag];
+        }
+        self.places = [self.places[1], risen.place];
+        self.is_due = true;
+        true
+    }
+
+    fn has_tag(&mut self, nth: usize) -> bool {
+        self.looked.key.vlan[nth].tci |= U16::new(VLAN_PRESENT);
+        self.fields.key.vlan[nth].tci.get() & VLAN_PRESENT != 0
+    }
+
+    /// Overwrites bits of a tag, `(value, mask)`. The present bit inserts or removes the outer tag; an inner tag comes and
+    /// goes only with the outer one, and bits of a tag that is not there are not written.
+    fn write_tag(&mut self, nth: usize, (value, mask): (u16, u16)) {
+        let is_there = self.has_tag(nth);
+        let stays = if mask & VLAN_PRESENT == 0 { is_there } else { value & VLAN_PRESENT != 0 };
+        match (is_there, stays) {
+            (true, true) => {}
+            (false, true) if nth == 0 => self.push_tag(TPID_8021Q),
+            (true, false) if nth == 0 => {
+                self.pop_tag();
+                return;
+            }
+            _ => return,
+        }
+        let bits = U16::new(mask & !VLAN_PRESENT);
+        self.settle();
+        let tci = &mut self.fields.key.vlan[nth].tci;
+        *tci = *tci & !bits | U16::new(value) & bits;
+        self.known.key.vlan[nth].tci |= bits;
+        if !self.places[nth].is_new {
+            self.due.key.vlan[nth].tci |= bits;
+        }
+        self.is_due = true;
+    }
+
+    /// Enters what was looked at since the last write into the mask.
+    fn settle(&mut self) {
+        let vlan = &mut self.looked.key.vlan;
+        for (nth, looked) in std::mem::take(vlan).into_iter().enumerate() {
+            note(&mut self.mask, self.places[nth], looked, self.known.key.vlan[nth]);
+        }
+        let rows = self.looked.key.words().iter().zip(self.known.key.words());
+        for (mask, (looked, known)) in self.mask.0.words_mut().iter_mut().zip(rows) {
+            *mask |= looked & !known;
+        }
+        self.looked = Fields::NONE;
+    }
+
+    /// Tells the datapath what is due.
+    pub(super) fn commit(&mut self, plan: &mut Plan) {
+        if !self.is_due {
+            return;
+        }
+        self.settle();
+        for _ in 0..std::mem::take(&mut self.popped) {
+            plan.push(Action::PopVlan);
+        }
+        // The tags from the outermost on: new ones, then those that the datapath has.
+        let mut pushed = Vec::new();
+        let (mut values, mut bits) = ([VlanTag::default(); 2], [VlanTag::default(); 2]);
+        let mut of_packet = 0;
+        let in_sight = (0..2).map(|nth| Buried {
+            tag: self.fields.key.vlan[nth],
+            known: self.known.key.vlan[nth],
+            due: self.due.key.vlan[nth],
+            place: self.places[nth],
+        });
+        for tag in in_sight.chain(self.buried.iter().rev().copied()) {
+            if tag.place.is_new {
+                note(&mut self.mask, tag.place, WHOLE_TAG, tag.known);
+                pushed.push(VlanTag { tpid: tag.tag.tpid, tci: tag.tag.tci & U16::new(!VLAN_PRESENT) });
+            } else if let (Some(value), Some(due)) = (values.get_mut(of_packet), bits.get_mut(of_packet)) {
+                note(&mut self.mask, tag.place, tag.due, tag.known);
+                (*value, *due) = (tag.tag, tag.due);
+                of_packet += 1;
+            }
+        }
+        if bits[0].tci == U16::new(VID)
+            && let Some(vlan) = VlanId::new(values[0].tci.get() & VID)
+        {
+            bits[0].tci = U16::ZERO;
+            plan.push(Action::SetVlan(vlan));
+        }
+        let mask = FlowKey { vlan: bits, ..self.due.key };
+        if mask != FlowKey::default() {
+            plan.rewrite(Rewrite::new(&mask, &FlowKey { vlan: values, ..self.fields.key }));
+        }
+        for tag in pushed.into_iter().rev() {
+            plan.push(Action::PushVlan(tag));
+        }
+        self.due = Fields::NONE;
+        self.places.iter_mut().for_each(|place| place.is_new = false);
+        for tag in &mut self.buried {
+            (tag.due, tag.place.is_new) = (VlanTag::default(), false);
+        }
+        self.is_due = false;
+    }
+
+    /// Has the datapath change the outer tag for the outputs that come next. Nothing else was due; what the rules see stays,
+    /// so that undoing the change is due from now on.
+    pub(super) fn edit_tag(&mut self, edit: TagEdit, plan: &mut Plan) {
+        match edit {
+            TagEdit::Set(vlan) => {
+                plan.push(Action::SetVlan(vlan));
+                self.due.key.vlan[0].tci |= U16::new(VID);
+            }
+            TagEdit::Pop => {
+                plan.push(Action::PopVlan);
+                self.due.key.vlan[0].tci = U16::ZERO;
+                self.places[0].is_new = true;
+            }
+            TagEdit::Push(vlan) => {
+                let tag = VlanTag { tpid: TPID_8021Q.into(), tci: vlan.number().into() };
+                plan.push(Action::PushVlan(tag));
+                self.popped += 1;
+            }
+        }
+        self.is_due = true;
+    }
+}
+
+/// Adds the bits of a tag that are not known to the mask, where they stand in the key.
+fn note(mask: &mut Mask, place: Place, bits: VlanTag, known: VlanTag) {
+    let Some(origin) = place.origin else { return };
+    let tag = &mut mask.0.vlan[usize::from(origin)];
+    tag.tpid |= bits.tpid & !known.tpid;
+    tag.tci |= bits.tci & !known.tci;
+}
