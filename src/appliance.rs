@@ -76,12 +76,14 @@ impl Appliance {
         let workers = (0..)
             .zip(&config.workers)
             .map(|(index, &cpu)| {
-                WorkerHandle::start(index, cpu, config.poll, Arc::clone(&fabric), trigger.vital())
+                let max_flows = config.flow_cache.max_flows;
+                WorkerHandle::start(index, cpu, config.poll, max_flows, Arc::clone(&fabric), trigger.vital())
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(failed)?;
         let shared = workers.iter().map(|worker| Arc::downgrade(&worker.shared)).collect();
-        let revalidator = Revalidator::start(Arc::clone(&fabric), shared, trigger.vital()).map_err(failed)?;
+        let revalidator = Revalidator::start(Arc::clone(&fabric), shared, config.flow_cache, trigger.vital())
+            .map_err(failed)?;
         let appliance = Self { mode: config.poll, workers, revalidator, fabric, ports: Mutex::default() };
         for spec in &config.ports {
             appliance.port_add(spec.clone())?;
@@ -260,8 +262,11 @@ impl Operations for Appliance {
         // Workers let go of the port first, then the revalidator, which would teach the addresses of its flows again; then
         // what was learned from it goes, and only then its sockets.
         self.publish_ports(&table);
-        for flow in self.revalidator.flows.lock().iter().filter(|flow| flow.in_port() == port.id) {
-            flow.kill();
+        if !self.revalidator.sync(Instant::now() + RETIRE_TIMEOUT) {
+            tracing::error!(
+                port = name,
+                "the revalidator does not take over that the port is gone; it may be stuck"
+            );
         }
         self.fabric.fdb.remove_port(port.id);
         self.fabric.changes.ring();
@@ -309,9 +314,8 @@ impl Operations for Appliance {
     }
 
     fn flow_dump(&self) -> Result<Vec<FlowInfo>, OperationError> {
-        let flows = self.revalidator.flows.lock().clone();
         let now_ms = self.fabric.now_ms();
-        let shown = flows.iter().filter(|flow| flow.is_alive()).map(|flow| {
+        let shown = self.revalidator.flows.flows().map(|flow| {
             let stats = flow.stats();
             FlowInfo {
                 match_text: match_text(flow.key(), flow.mask(), |id| self.port_name(id)),

@@ -20,6 +20,9 @@
 //! name = "spy"
 //! src = ["vm0", "vm1"]          # or "vm0+vm1", or "all"
 //! output = "vm2"
+//!
+//! [flow-cache]
+//! max-idle-ms = 10000
 //! ```
 //!
 //! Rules stand in the file as `rules = """..."""`, a rule a line, or in a file of their own which `rules-file` names, as
@@ -41,9 +44,9 @@ use super::error::{ConfigError, Problem};
 use super::mirror::{MirrorDraft, MirrorSpec};
 use super::port_spec::{KindWord, PortDraft, PortSpec};
 use super::rules::{RulesSource, RulesText};
-use super::{ConfigSource, Placed, PollMode};
+use super::{ConfigSource, FlowCacheConfig, Placed, PollMode};
 
-const KEYS: [&str; 7] = ["workers", "poll", "control", "port", "mirror", "rules", "rules-file"];
+const KEYS: [&str; 8] = ["workers", "poll", "control", "port", "mirror", "rules", "rules-file", "flow-cache"];
 const NAME: &str = "name";
 const TYPE: &str = "type";
 /// Keys that hold a port's address, each with the type that has it.
@@ -106,6 +109,7 @@ impl File<'_> {
                     let path = self.path.parent().unwrap_or(Path::new("")).join(name);
                     source.rules.push(RulesSource::File { place, path });
                 }
+                "flow-cache" => source.flow_cache = Some(self.flow_cache(value)?),
                 other => {
                     let problem = Problem::unknown("key", other, KEYS.into_iter());
                     return Err(ConfigError::new(self.place(key.span()), problem));
@@ -165,6 +169,21 @@ impl File<'_> {
         }
         let value = draft.finish().map_err(wrong)?;
         Ok(Placed { place, value })
+    }
+
+    fn flow_cache(&self, value: &Spanned<DeValue<'_>>) -> Result<FlowCacheConfig, ConfigError> {
+        let table = value.get_ref().as_table().ok_or_else(|| {
+            let place = self.place_of(value.span(), "flow-cache");
+            ConfigError::new(place, "no table; write [flow-cache] and its keys below")
+        })?;
+        let mut config = FlowCacheConfig::default();
+        for (key, value) in table {
+            let name = key.get_ref().as_ref();
+            word(value.get_ref(), ",").and_then(|text| config.set(name, &text)).map_err(|problem| {
+                ConfigError::new(self.place_of(key.span(), &format!("flow-cache.{name}")), problem)
+            })?;
+        }
+        Ok(config)
     }
 
     fn ports(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<Placed<PortSpec>>, Box<ConfigError>> {

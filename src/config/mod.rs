@@ -22,6 +22,9 @@ mod mirror;
 /// Texts of rules.
 mod rules;
 
+/// Bounds of the flow cache.
+mod flow_cache;
+
 /// Lists of CPUs.
 mod cpu;
 
@@ -40,6 +43,7 @@ use vsteer_switch::port::MAX_PORTS;
 pub use self::cpu::CpuList;
 pub(crate) use self::cpu::pin_to;
 pub use self::error::ConfigError;
+pub use self::flow_cache::FlowCacheConfig;
 pub use self::inherited_socket::InheritedSocket;
 pub use self::mirror::{MirrorPorts, MirrorSpec};
 pub use self::owner::Owner;
@@ -68,6 +72,8 @@ pub struct Config {
     pub mirrors: Vec<MirrorSpec>,
     /// Texts of the rules to start with; `None` leaves the rules as they are, which at the start is a learning switch.
     pub rules: Option<Vec<RulesText>>,
+    /// Bounds of the flow cache.
+    pub flow_cache: FlowCacheConfig,
 }
 
 /// How workers wait for packets.
@@ -108,6 +114,8 @@ pub struct ConfigSource {
     pub mirrors: Vec<Placed<MirrorSpec>>,
     /// Where rules are; nowhere leaves them to the other source.
     pub rules: Vec<RulesSource>,
+    /// Bounds of the flow cache.
+    pub flow_cache: Option<FlowCacheConfig>,
 }
 
 /// A value with the place where the operator wrote it, for errors that show later.
@@ -224,6 +232,7 @@ impl Config {
             mirrors: merge_mirrors(command_line.mirrors, file.mirrors, &ports)?,
             rules: (!rules.is_empty()).then_some(rules),
             ports,
+            flow_cache: command_line.flow_cache.or(file.flow_cache).unwrap_or_default(),
         })
     }
 }

@@ -32,6 +32,7 @@ fn nothing_said_is_one_free_worker_that_adapts() {
             ports: Vec::new(),
             mirrors: Vec::new(),
             rules: None,
+            flow_cache: FlowCacheConfig::default(),
         }
     );
 }
@@ -85,7 +86,8 @@ fn file_errors_name_file_line_key_and_what_to_try() {
         ("\nworker = [1]".to_owned(), "v.toml:2: unknown key \"worker\"; did you mean \"workers\"?"),
         (
             "name = 1".to_owned(),
-            "v.toml:1: unknown key \"name\"; use one of workers, poll, control, port, mirror, rules, rules-file",
+            "v.toml:1: unknown key \"name\"; use one of workers, poll, control, port, mirror, rules, rules-file, \
+             flow-cache",
         ),
         ("workers = \"x\"".to_owned(), "v.toml:1: workers: \"x\" is no CPU; write numbers as in 1,3 or 4-7"),
         (
@@ -215,6 +217,22 @@ fn rules_know_their_lines_and_those_of_the_command_line_win() {
     missing.add_rules(Path::new("/nonexistent/acl"));
     let error = Config::merge(missing, ConfigSource::default()).unwrap_err().to_string();
     assert!(error.starts_with("--rules: /nonexistent/acl cannot be read: "), "{error}");
+}
+
+#[test]
+fn flow_cache_keeps_to_its_bounds() {
+    let bounds = |text| from_toml(text).unwrap().flow_cache;
+    assert_eq!(bounds(""), FlowCacheConfig { max_flows: 200_000, max_idle_ms: 10_000 });
+    assert_eq!(
+        bounds("[flow-cache]\nmax-flows = 1_000_000\nmax-idle-ms = 100"),
+        FlowCacheConfig { max_flows: 1_000_000, max_idle_ms: 100 }
+    );
+    assert_eq!(
+        toml_error("[flow-cache]\nmax-idle-ms = 10"),
+        "v.toml:2: flow-cache.max-idle-ms: \"10\" is no number from 100 to 3600000; use one of these"
+    );
+    assert!(toml_error("[flow-cache]\nmax-flow = 1").contains("max-flows"));
+    assert!(toml_error("flow-cache = 1").contains("write [flow-cache]"));
 }
 
 #[test]

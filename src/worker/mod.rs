@@ -18,7 +18,7 @@ pub mod waker;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -75,6 +75,8 @@ pub struct Shared {
     pub waker: Arc<Waker>,
     /// The pipeline's counters.
     pub pipeline: Arc<PipelineStats>,
+    /// Most megaflows that the worker installs.
+    pub flow_limit: Arc<AtomicUsize>,
     /// Rounds over all queues.
     pub rounds: AtomicU64,
     /// Rounds that found packets.
@@ -99,7 +101,7 @@ pub struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// Starts worker `index`, pinned to `cpu` if given; it holds `vital`.
+    /// Starts worker `index`, pinned to `cpu` if given, for `max_flows` megaflows; it holds `vital`.
     ///
     /// # Errors
     /// The thread or its descriptors cannot be made.
@@ -107,15 +109,18 @@ impl WorkerHandle {
         index: u16,
         cpu: Option<usize>,
         mode: PollMode,
+        max_flows: usize,
         fabric: Arc<Fabric>,
         vital: Vital,
     ) -> io::Result<Self> {
-        let pipeline = Pipeline::new(PipelineConfig { worker: index, ..PipelineConfig::default() });
+        let limits = PipelineConfig { worker: index, max_flows, ..PipelineConfig::default() };
+        let pipeline = Pipeline::new(limits);
         let shared = Arc::new(Shared {
             seen_epoch: AtomicU64::new(0),
             inbox: SegQueue::new(),
             waker: Arc::new(Waker::new()?),
             pipeline: Arc::clone(pipeline.stats()),
+            flow_limit: Arc::clone(pipeline.flow_limit()),
             rounds: AtomicU64::new(0),
             busy_rounds: AtomicU64::new(0),
             busy_cycles: AtomicU64::new(0),

@@ -15,7 +15,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::action::{Action, Actions, Punt, Verdict};
 use crate::classifier::{Classifier, Pending};
@@ -243,6 +243,7 @@ pub struct Pipeline {
     classifier: Classifier,
     ports: Box<[Option<Box<IngressPort>>]>,
     stats: Arc<PipelineStats>,
+    flow_limit: Arc<AtomicUsize>,
     next_id: u64,
     scratch: Box<Scratch>,
     batches: Batches,
@@ -267,6 +268,7 @@ impl Pipeline {
             classifier: Classifier::new(limits.max_flows),
             ports: (0..MAX_PORTS).map(|_| None).collect(),
             stats: Arc::default(),
+            flow_limit: Arc::new(AtomicUsize::new(limits.max_flows)),
             next_id: u64::from(limits.worker) << 48,
             scratch: Box::new(Scratch {
                 keys: [FlowKey::default(); BURST],
@@ -283,6 +285,12 @@ impl Pipeline {
     /// The counters, to read them from anywhere.
     pub fn stats(&self) -> &Arc<PipelineStats> {
         &self.stats
+    }
+
+    /// The most megaflows it installs, within [`PipelineConfig::max_flows`], to lower and raise it from anywhere. Flows
+    /// above it are the revalidator's to end.
+    pub fn flow_limit(&self) -> &Arc<AtomicUsize> {
+        &self.flow_limit
     }
 
     /// Switches a burst, all packets of which came in by the same port. Packets may be rewritten; the burst is the
@@ -525,7 +533,8 @@ impl Pipeline {
         {
             cx.events.fdb_changed();
         }
-        if !self.classifier.has_room() {
+        let is_full = self.classifier.len() >= self.flow_limit.load(Ordering::Relaxed);
+        if is_full || !self.classifier.has_room() {
             add(&self.stats.flow_table_full, 1);
             #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]
             {
