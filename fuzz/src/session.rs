@@ -190,7 +190,7 @@ impl Worker {
         self.offered += frames.len() as u64;
         match port.transmit(0) {
             Ok(mut transmitter) => {
-                transmitter.send(frames, &mut self.scratch, &self.counters);
+                transmitter.send(frames.iter().copied(), &mut self.scratch, &self.counters);
                 transmitter.finish();
             }
             Err(reason) => self.counters.dropped(reason, frames.len() as u64),

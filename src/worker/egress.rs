@@ -9,10 +9,10 @@ use vsteer_switch::counters::PortCounters;
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::egress::Finisher;
 use vsteer_switch::egress::rss::rss_hash;
-use vsteer_switch::packet::{BURST, Burst, Frame};
+use vsteer_switch::packet::{BURST, Burst};
 use vsteer_switch::pipeline::Transmit;
 use vsteer_switch::port::PortId;
-use vsteer_vhost::net::port::{Scratch, Transmitter, VhostPort};
+use vsteer_vhost::net::port::{Scratch, VhostPort};
 
 use crate::nic::tap::TxOutcome;
 use crate::port::{Driver, Port, TapPort, guest_caps};
@@ -86,25 +86,28 @@ impl Egress<'_> {
             Err(reason) => return counters.dropped(reason, indices.len() as u64),
         };
         let caps = guest_caps(guest);
-        let mut whole: ArrayVec<Frame<'_>, BURST> = ArrayVec::new();
         let EgressScratch { vhost, finisher } = &mut *self.scratch;
-        for &index in indices {
-            let frame = burst.frame(usize::from(index));
-            if caps.takes(&frame, port.max_frame_bytes) {
-                whole.push(frame);
-                continue;
+        let takes = |&index: &u8| caps.takes(&burst.frame(usize::from(index)), port.max_frame_bytes);
+        let mut left = indices;
+        // Frames leave in order: first those that go as they are, then one that software finishes, and so on.
+        // Bound: each round takes at least one frame off `left`, or it is the last.
+        loop {
+            let whole = left.iter().take_while(|index| takes(index)).count();
+            let (now, later) = left.split_at(whole);
+            if !now.is_empty() {
+                transmitter.send(now.iter().map(|&index| burst.frame(usize::from(index))), vhost, counters);
             }
-            // Frames leave in order: what came before goes first.
-            send(&mut transmitter, &mut whole, vhost, port, self.worker);
-            let result = finisher.finish(&frame, caps, port.max_frame_bytes, |finished| {
-                transmitter.send(&[*finished], vhost, counters);
-                Ok(())
-            });
+            let Some((&index, later)) = later.split_first() else { break };
+            let result =
+                finisher.finish(&burst.frame(usize::from(index)), caps, port.max_frame_bytes, |finished| {
+                    transmitter.send(std::iter::once(*finished), vhost, counters);
+                    Ok(())
+                });
             if let Err(reason) = result {
                 counters.dropped(reason, 1);
             }
+            left = later;
         }
-        send(&mut transmitter, &mut whole, vhost, port, self.worker);
         transmitter.finish();
     }
 
@@ -132,20 +135,5 @@ fn count_sent(outcome: &TxOutcome, counters: &PortCounters) {
         if pkts > 0 {
             counters.dropped(reason, pkts.into());
         }
-    }
-}
-
-/// Sends the frames that have gathered.
-#[inline]
-fn send(
-    transmitter: &mut Transmitter<'_>,
-    whole: &mut ArrayVec<Frame<'_>, BURST>,
-    vhost: &mut Scratch,
-    port: &Port,
-    worker: usize,
-) {
-    if !whole.is_empty() {
-        transmitter.send(whole, vhost, &port.counters[worker]);
-        whole.clear();
     }
 }

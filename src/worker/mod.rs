@@ -262,7 +262,8 @@ impl Worker {
             events: &**fabric,
         };
         let mut found = false;
-        for RxPort { port, queues } in &topology.assignments[*index] {
+        let assigned = &topology.assignments[*index];
+        for (nth, RxPort { port, queues }) in assigned.iter().enumerate() {
             let counters = &port.counters[*index];
             match &port.driver {
                 Driver::VhostUser(guest) => {
@@ -270,6 +271,7 @@ impl Worker {
                         let received = guest.receive(pair, burst, &mut scratch.vhost, counters);
                         let Some(received) = received else { continue };
                         found = true;
+                        next_turn(assigned, nth, pair);
                         pipeline.process(burst, &cx, &mut Egress { topology, worker: *index, scratch });
                         burst.clear();
                         received.complete();
@@ -390,6 +392,28 @@ impl Worker {
 
 /// The pairs among `queues` that the guest has started: the others are not worth a look.
 #[inline]
+/// Has the queue that comes after this one looked at, so that its packets arrive while this one's are switched.
+fn next_turn(assigned: &[RxPort], nth: usize, pair: usize) {
+    let own_next = match &assigned[nth].port.driver {
+        Driver::VhostUser(guest) => {
+            started(guest, assigned[nth].queues).find(|&next| next > pair).map(|next| (guest, next))
+        }
+        Driver::Tap(_) => None,
+    };
+    let next = own_next.or_else(|| {
+        let after = if nth + 1 == assigned.len() { 0 } else { nth + 1 };
+        match &assigned[after].port.driver {
+            Driver::VhostUser(guest) => {
+                started(guest, assigned[after].queues).next().map(|next| (guest, next))
+            }
+            Driver::Tap(_) => None,
+        }
+    });
+    if let Some((guest, pair)) = next {
+        guest.look_ahead(pair);
+    }
+}
+
 fn started(guest: &VhostPort, queues: PairSet) -> impl Iterator<Item = usize> {
     let started = guest.started_transmitqs();
     members([queues[0] & started[0], queues[1] & started[1]])

@@ -53,6 +53,25 @@ pub(crate) struct RelevantWords {
 
 impl RelevantWords {
     pub(crate) const NONE: RelevantWords = RelevantWords { words: [0; KEY_WORDS], hash: 0 };
+
+    /// Whether the first `count` words of both are the same.
+    #[inline]
+    pub(crate) fn agrees(&self, other: &RelevantWords, count: usize) -> bool {
+        same(&self.words[..count], &other.words[..count])
+    }
+
+    /// Fills in the hash of the first `count` words.
+    #[inline]
+    pub(crate) fn hash(&mut self, seed: u64, count: usize) {
+        self.hash = self.words[..count].iter().fold(seed, |hash, &word| hash::add(hash, word));
+    }
+}
+
+/// Whether two slices of one length are equal. Comparing slices by `==` calls the C library, which for the three or four
+/// words of most unions costs more than the comparison.
+#[inline]
+fn same(one: &[u64], other: &[u64]) -> bool {
+    one.iter().zip(other).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
 }
 
 /// The union of the masks of a port's megaflows.
@@ -114,14 +133,11 @@ impl Union {
 
     /// Picks the words that matter from a key that is filled to [`depth`](Self::depth).
     #[inline]
-    pub(crate) fn pick(&self, key: &FlowKey, seed: u64, to: &mut RelevantWords) {
+    pub(crate) fn pick(&self, key: &FlowKey, to: &mut RelevantWords) {
         let key = key.words();
-        let mut hash = seed;
         for (word, &(at, mask)) in to.words.iter_mut().zip(&self.select[..self.count]) {
             *word = key[usize::from(at)] & mask;
-            hash = hash::add(hash, *word);
         }
-        to.hash = hash;
     }
 }
 
@@ -232,8 +248,9 @@ impl FlowCache {
             return false;
         }
         let near = count.min(NEAR_WORDS);
-        entry.words[..near] == key.words[..near]
-            && (count <= NEAR_WORDS || self.far[place][..count - NEAR_WORDS] == key.words[NEAR_WORDS..count])
+        same(&entry.words[..near], &key.words[..near])
+            && (count <= NEAR_WORDS
+                || same(&self.far[place][..count - NEAR_WORDS], &key.words[NEAR_WORDS..count]))
     }
 
     /// The megaflow that packets with these words were last found in; it may be dead. `count` is the union's.
@@ -308,7 +325,8 @@ mod tests {
         let mut key = FlowKey::default();
         key.words_mut().fill(value);
         let mut words = RelevantWords::NONE;
-        union.pick(&key, cache.seed(PORT), &mut words);
+        union.pick(&key, &mut words);
+        words.hash(cache.seed(PORT), union.count());
         words
     }
 

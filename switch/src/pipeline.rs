@@ -388,18 +388,16 @@ impl Pipeline {
             }
             extract(packet, depth, key);
             let at_idx = usize::from(at);
-            union.pick(key, seed, &mut relevant[at_idx]);
+            union.pick(key, &mut relevant[at_idx]);
             // While the port has no flow, nothing is known about what tells packets apart.
             let is_repeat = count > 0
-                && previous.is_some_and(|before: usize| {
-                    relevant[before].hash == relevant[at_idx].hash
-                        && relevant[before].words[..count] == relevant[at_idx].words[..count]
-                });
+                && previous.is_some_and(|before: usize| relevant[before].agrees(&relevant[at_idx], count));
             previous = Some(at_idx);
             if is_repeat {
                 *repeats |= 1 << at;
                 continue;
             }
+            relevant[at_idx].hash(seed, count);
             if self.cache.is_enabled() {
                 self.cache.prefetch(relevant[at_idx].hash);
             }
@@ -565,7 +563,8 @@ impl Pipeline {
             self.cache.renew(in_port, &port.union);
         }
         if self.cache.is_enabled() && port.union.is_cacheable() {
-            port.union.pick(key, self.cache.seed(in_port), &mut relevant[at]);
+            port.union.pick(key, &mut relevant[at]);
+            relevant[at].hash(self.cache.seed(in_port), port.union.count());
             remember(&mut self.cache, &self.classifier, in_port, &relevant[at], &port.union, index);
         }
         cx.events.flow_installed(flow);
@@ -600,11 +599,13 @@ impl Pipeline {
                 }),
             };
             match verdict {
-                Some(Verdict::Forward(actions)) => {
-                    for at in stretch {
-                        run(actions, at, burst, &mut self.batches, out);
+                Some(Verdict::Forward(actions)) => match **actions {
+                    // The common case: to one port as it is.
+                    [Action::Output(port)] => {
+                        stretch.for_each(|at| self.batches.push(port, at, burst, out));
                     }
-                }
+                    _ => stretch.for_each(|at| run(actions, at, burst, &mut self.batches, out)),
+                },
                 Some(Verdict::Drop(reason)) => out.dropped(in_port, *reason, same as u64),
                 None => debug_assert!(false, "an index of this burst names a flow"),
             }

@@ -107,7 +107,7 @@ fn enqueue(criterion: &mut Criterion) {
                 queue.avail_idx = queue.avail_idx.wrapping_add(buffers);
                 queue.publish(memory);
                 let mut transmitter = host.port.transmit(0).unwrap();
-                transmitter.send(&frames, &mut scratch, &host.counters);
+                transmitter.send(frames.iter().copied(), &mut scratch, &host.counters);
                 transmitter.finish();
             });
         });

@@ -10,7 +10,6 @@ use vsteer_switch::port::PortId;
 
 use super::features::Negotiated;
 use super::header::{self, HEADER_BYTES};
-use crate::memory::{GuestAddr, Span};
 use crate::ring::{Access, AvailChain, RingFault, SplitRing};
 
 /// Shortest frame: an Ethernet header.
@@ -22,19 +21,12 @@ const MAX_SEGMENTS: usize = 1024;
 /// Where dequeue works: reused for every burst.
 #[derive(Debug)]
 pub(crate) struct Scratch {
-    chains: [AvailChain; BURST],
-    /// The one piece of each chain that has only one; the common case.
-    single: [Option<Span>; BURST],
     pieces: Vec<Segment>,
 }
 
 impl Scratch {
     pub(crate) fn new() -> Self {
-        Self {
-            chains: Default::default(),
-            single: [None; BURST],
-            pieces: Vec::with_capacity(MAX_SEGMENTS + 1),
-        }
+        Self { pieces: Vec::with_capacity(MAX_SEGMENTS + 1) }
     }
 }
 
@@ -51,41 +43,29 @@ pub(crate) fn dequeue(
     scratch: &mut Scratch,
     counters: &PortCounters,
 ) -> Result<(), RingFault> {
-    // 1. Heads and first descriptors of everything that is available.
-    let wanted = burst.spare_packets();
-    let count = ring.load_heads(&mut scratch.chains[..wanted])?;
+    // 1. Chains: those that were looked at before, and what came since.
+    let count = ring.look_ahead(burst.spare_packets())?;
 
-    // 2. Where the buffers lie, so that they are on their way into the cache.
-    for (chain, single) in scratch.chains[..count].iter().zip(&mut scratch.single) {
-        let first = &chain.first;
-        let memory = ring.layout().memory();
-        let span = memory.span(GuestAddr(first.addr), first.len);
-        if let Some(span) = &span {
-            span.prefetch();
-        }
-        let alone = !first.has_next() && !first.is_indirect() && !first.is_writable();
-        *single = span.filter(|span| alone && span.len() == first.len as usize && first.len > 0);
-    }
-
-    // 3. Copy heads, remember tails.
+    // 2. Copy heads, remember tails.
     let header_len = negotiated.header_len();
     let (mut pkts, mut bytes) = (0, 0);
     let mut result = Ok(());
-    for (chain, single) in scratch.chains[..count].iter().zip(&scratch.single) {
+    for _ in 0..count {
+        let Some(chain) = ring.peek() else { break };
         if burst.spare_segments() < MAX_SEGMENTS {
             break;
         }
         let mut header = [0; HEADER_BYTES];
         let pieces = &mut scratch.pieces;
         pieces.clear();
-        let frame_len = match single {
+        let frame_len = match &chain.single {
             Some(span) if span.len() >= header_len => {
                 span.read(&mut header[..header_len]);
                 let frame = span.skip(header_len);
                 pieces.push(frame.segment());
                 frame.len()
             }
-            _ => match gather(ring, chain, &mut header[..header_len], pieces) {
+            _ => match gather(ring, &chain, &mut header[..header_len], pieces) {
                 Ok(len) => len,
                 Err(fault) => {
                     result = Err(fault);
@@ -111,15 +91,11 @@ pub(crate) fn dequeue(
 }
 
 /// Takes everything available and counts it as dropped: the queue is disabled.
-pub(crate) fn discard(
-    ring: &mut SplitRing,
-    scratch: &mut Scratch,
-    counters: &PortCounters,
-) -> Result<(), RingFault> {
+pub(crate) fn discard(ring: &mut SplitRing, counters: &PortCounters) -> Result<(), RingFault> {
     // Bound: one look at the available index, which is at most the ring's size ahead.
     for _ in 0..usize::from(ring.size()).div_ceil(BURST) {
-        let count = ring.load_heads(&mut scratch.chains)?;
-        for chain in &scratch.chains[..count] {
+        let count = ring.look_ahead(BURST)?;
+        while let Some(chain) = ring.peek() {
             ring.stage_used(chain.head, 0);
         }
         counters.dropped(DropReason::QueueDisabled, count as u64);

@@ -9,7 +9,7 @@ use vsteer_switch::packet::{BURST, Frame};
 
 use super::features::Negotiated;
 use super::header;
-use crate::memory::{GuestAddr, Span};
+use crate::memory::Span;
 use crate::ring::{Access, AvailChain, RingFault, SplitRing};
 
 /// Most pieces of guest memory that one frame may be spread over.
@@ -18,49 +18,12 @@ const MAX_PIECES: usize = 1024;
 /// Where enqueue works: reused for every batch.
 #[derive(Debug)]
 pub(crate) struct Scratch {
-    chains: [AvailChain; BURST],
-    /// The one piece of each chain that has only one; the common case.
-    single: [Option<Span>; BURST],
-    /// `chains[next..loaded]` were looked at but not taken.
-    next: usize,
-    loaded: usize,
     pieces: Vec<Span>,
 }
 
 impl Scratch {
     pub(crate) fn new() -> Self {
-        Self {
-            chains: Default::default(),
-            single: [None; BURST],
-            next: 0,
-            loaded: 0,
-            pieces: Vec::with_capacity(MAX_PIECES),
-        }
-    }
-
-    /// Looks at the next available chains, up to `wanted`.
-    #[inline]
-    fn load(&mut self, ring: &mut SplitRing, wanted: usize) -> Result<(), RingFault> {
-        self.next = 0;
-        self.loaded = 0;
-        let count = ring.load_heads(&mut self.chains[..wanted.min(BURST)])?;
-        for (chain, single) in self.chains[..count].iter().zip(&mut self.single) {
-            let first = &chain.first;
-            let span = ring.layout().memory().span(GuestAddr(first.addr), first.len);
-            if let Some(span) = &span {
-                span.prefetch();
-            }
-            let alone = !first.has_next() && !first.is_indirect() && first.is_writable();
-            *single = span.filter(|span| alone && span.len() == first.len as usize && first.len > 0);
-        }
-        self.loaded = count;
-        Ok(())
-    }
-
-    /// Forgets what was looked at but not taken.
-    fn forget(&mut self) {
-        self.next = 0;
-        self.loaded = 0;
+        Self { pieces: Vec::with_capacity(MAX_PIECES) }
     }
 }
 
@@ -68,32 +31,30 @@ impl Scratch {
 ///
 /// The frames ask for no offload that the guest has not negotiated. Nothing is published yet.
 #[inline]
-pub(crate) fn enqueue(
+pub(crate) fn enqueue<'f>(
     ring: &mut SplitRing,
     negotiated: Negotiated,
-    frames: &[Frame<'_>],
+    mut frames: impl ExactSizeIterator<Item = Frame<'f>>,
     scratch: &mut Scratch,
     counters: &PortCounters,
 ) -> Result<(), RingFault> {
     let header_len = negotiated.header_len();
     let (mut pkts, mut bytes) = (0, 0);
-    let mut result = scratch.load(ring, frames.len());
-    let mut left = frames.iter();
+    let mut result = ring.look_ahead(frames.len()).map(|_| ());
     while result.is_ok()
-        && let Some(frame) = left.next()
+        && let Some(frame) = frames.next()
     {
         let total = header_len + frame.len();
         // 1. The common case: the next chain is one buffer, and the frame fits it.
-        let single = if scratch.next < scratch.loaded { scratch.single[scratch.next] } else { None };
-        if let Some(span) = single.filter(|span| span.len() >= total) {
-            let head = scratch.chains[scratch.next].head;
-            scratch.next += 1;
+        if let Some(AvailChain { head, single: Some(span), .. }) = ring.peek()
+            && span.len() >= total
+        {
             let header = header::build(&frame.offload, 1, negotiated);
-            span.write(&header[..header_len]);
+            span.write_if_new(&header, header_len);
             let at = span.skip(header_len);
             at.write(frame.head);
             if !frame.tail.is_empty() {
-                write_tail(at.skip(frame.head.len()), frame);
+                write_tail(at.skip(frame.head.len()), &frame);
             }
             ring.log_write(&span, total);
             #[allow(clippy::cast_possible_truncation, reason = "frames are shorter than 128 KiB")]
@@ -103,7 +64,7 @@ pub(crate) fn enqueue(
             continue;
         }
         // 2. Any other shape: several buffers, chains, regions.
-        match place(ring, negotiated, frame, scratch) {
+        match place(ring, negotiated, &frame, scratch) {
             Ok(Ok(())) => {
                 pkts += 1;
                 bytes += frame.len() as u64;
@@ -115,8 +76,7 @@ pub(crate) fn enqueue(
             }
         }
     }
-    counters.dropped(DropReason::RingBroken, left.len() as u64);
-    scratch.forget();
+    counters.dropped(DropReason::RingBroken, frames.len() as u64);
     counters.tx_pkts.add(pkts);
     counters.tx_bytes.add(bytes);
     result
@@ -144,7 +104,6 @@ fn place(
         scatter(ring, negotiated, frame, buffers, &scratch.pieces);
     } else {
         ring.unstage(buffers);
-        scratch.forget();
     }
     outcome
 }
@@ -162,13 +121,10 @@ fn collect(
     scratch.pieces.clear();
     // Bound: each round stages a chain, and a ring cannot give more than it holds.
     loop {
-        if scratch.next == scratch.loaded {
-            scratch.load(ring, BURST)?;
+        if ring.peek().is_none() {
+            ring.look_ahead(BURST)?;
         }
-        if scratch.loaded == 0 {
-            return Ok(Err(DropReason::NoGuestBuffer));
-        }
-        let chain = scratch.chains[scratch.next];
+        let Some(chain) = ring.peek() else { return Ok(Err(DropReason::NoGuestBuffer)) };
         let before = missing;
         let pieces = &mut scratch.pieces;
         ring.walk(&chain).for_each(Access::Write, |span| {
@@ -177,7 +133,6 @@ fn collect(
             pieces.push(piece);
             missing > 0 && pieces.len() < MAX_PIECES
         })?;
-        scratch.next += 1;
         #[allow(clippy::cast_possible_truncation, reason = "frames are shorter than 128 KiB")]
         ring.stage_used(chain.head, (before - missing) as u32);
         *buffers += 1;

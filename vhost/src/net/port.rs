@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 use vsteer_switch::counters::PortCounters;
 use vsteer_switch::drop_reason::DropReason;
-use vsteer_switch::packet::{Burst, Frame};
+use vsteer_switch::packet::{BURST, Burst, Frame};
 use vsteer_switch::port::PortId;
 
 use super::features::{Negotiated, OffloadOptions};
 use super::queue::{KickPoller, Notifier, Queue, QueueState};
 use super::{dequeue, enqueue};
 use crate::memory::{MemoryFault, RegionTable};
-use crate::ring::{RingFault, RingSetup, SplitRing};
+use crate::ring::{Access, RingFault, RingSetup, SplitRing};
 
 /// Most queue pairs that a port can offer.
 pub const MAX_QUEUE_PAIRS: u16 = 128;
@@ -233,7 +233,7 @@ impl VhostPort {
             dequeue::dequeue(ring, self.negotiated(), self.id, burst, &mut scratch.dequeue, counters)
         } else {
             // A started but disabled transmitq is drained and discarded (vhost-user "Ring states").
-            dequeue::discard(ring, &mut scratch.dequeue, counters)
+            dequeue::discard(ring, counters)
         };
         let received = Received { port: self, queue: 2 * pair + 1, state, fault: result.err() };
         if burst.is_empty() {
@@ -241,6 +241,21 @@ impl VhostPort {
             return None;
         }
         Some(received)
+    }
+
+    /// Looks at what the transmitq of `pair` holds and asks the processor for it, so that a
+    /// [`receive`](Self::receive) a little later finds it in the cache.
+    #[inline]
+    pub fn look_ahead(&self, pair: usize) {
+        if self.is_broken() {
+            return;
+        }
+        if let Some(ring) =
+            self.pairs[pair].transmitq.0.try_lock().as_mut().and_then(|state| state.live_ring())
+        {
+            // A fault is met again by whoever receives.
+            let _ = ring.look_ahead(BURST);
+        }
     }
 
     /// The queue to transmit into for packets with flow hash `hash`, locked.
@@ -353,7 +368,12 @@ impl Transmitter<'_> {
     /// Copies `frames` into the guest's buffers, in order, and counts each, sent or dropped. They ask for no offload that
     /// the guest has not negotiated.
     #[inline]
-    pub fn send(&mut self, frames: &[Frame<'_>], scratch: &mut Scratch, counters: &PortCounters) {
+    pub fn send<'f>(
+        &mut self,
+        frames: impl ExactSizeIterator<Item = Frame<'f>>,
+        scratch: &mut Scratch,
+        counters: &PortCounters,
+    ) {
         let negotiated = self.port.negotiated();
         let Some(ring) = self.state.live_ring() else {
             return counters.dropped(DropReason::RingBroken, frames.len() as u64);
@@ -366,16 +386,19 @@ impl Transmitter<'_> {
     /// Shows the guest what was sent, and calls it if it wants that.
     #[inline]
     pub fn finish(mut self) {
-        let Some(ring) = &mut self.state.ring else { return };
+        let QueueState { ring: Some(ring), call, .. } = &mut *self.state else { return };
         if ring.layout().memory().shrank() {
             return self.port.breaks(self.queue, RingFault::MemoryShrank, &mut self.state);
         }
-        if ring.flush_used()
-            && ring.needs_call()
-            && let Some(call) = &self.state.call
+        if !ring.flush_used() {
+            return;
+        }
+        if ring.needs_call()
+            && let Some(call) = call
         {
             call.notify();
         }
+        ring.look_further();
     }
 }
 
@@ -483,13 +506,14 @@ impl VhostPort {
     pub(crate) fn start_ring(&self, queue: usize, setup: RingSetup, next_avail: u16) {
         let memory = self.link.lock().memory.clone();
         let features = self.negotiated().ring_features();
+        let access = if queue.is_multiple_of(2) { Access::Write } else { Access::Read };
         let mut state = self.queue(queue).0.lock();
         let ring = memory
             .ok_or(RingFault::RingOutsideMemory {
                 part: crate::ring::RingPart::Descriptors,
                 addr: setup.descriptors.0,
             })
-            .and_then(|memory| SplitRing::new(setup, memory, features, next_avail));
+            .and_then(|memory| SplitRing::new(setup, memory, access, features, next_avail));
         match ring {
             Ok(mut ring) => {
                 // A kick is a system call for the guest: nobody wants one until the worker asks, before it sleeps.

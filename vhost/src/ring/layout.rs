@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::fault::{RingFault, RingPart};
-use crate::memory::{GuestAddr, RegionTable, Span, prefetch};
+use crate::memory::{CACHE_LINE, GuestAddr, RegionTable, Span, prefetch, prefetch_to_write};
 
 /// Bytes of a descriptor.
 pub(crate) const DESCRIPTOR_BYTES: u32 = 16;
@@ -170,6 +170,27 @@ impl RingLayout {
         let at = unsafe { self.used.cast::<u8>().add(offset) };
         // SAFETY: eight bytes are mapped at `at`; the ring is only aligned to 4.
         unsafe { at.cast::<u64>().write_unaligned(entry) };
+    }
+
+    /// Asks the processor for the lines of `count` used entries from number `first` on, as our own: the guest has read them
+    /// since they were last written, and a store that waits for its line holds up every store behind it.
+    #[inline]
+    pub(crate) fn prefetch_used(&self, first: u16, count: u16) {
+        #[allow(clippy::cast_possible_truncation, reason = "a small constant")]
+        const ENTRIES_PER_LINE: u16 = (CACHE_LINE / 8) as u16;
+        // Entries are not aligned to lines: the last one may lie in one line more.
+        let mut offset = 0;
+        while offset < count {
+            prefetch_to_write(self.used_entry(first.wrapping_add(offset)));
+            offset += ENTRIES_PER_LINE;
+        }
+        prefetch_to_write(self.used_entry(first.wrapping_add(count.saturating_sub(1))));
+    }
+
+    /// Where used entry number `position` lies.
+    #[inline]
+    fn used_entry(&self, position: u16) -> *mut u8 {
+        self.used.as_ptr().cast::<u8>().wrapping_add(4 + 8 * usize::from(position & (self.size - 1)))
     }
 
     /// Shows the guest every used entry below `idx`. Release: entries and buffers are visible before it; partner: the

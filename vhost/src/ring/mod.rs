@@ -12,6 +12,9 @@ mod layout;
 /// What a guest did wrong.
 mod fault;
 
+/// Chains that were looked at but not taken, on their way into the cache.
+mod ahead;
+
 /// The split ring: which chains are available, which are given back.
 mod split;
 
@@ -21,7 +24,8 @@ mod chain;
 /// Kicks (guest to us) and calls (us to guest): who wants to be told.
 mod notify;
 
+pub(crate) use self::ahead::AvailChain;
 pub(crate) use self::chain::Access;
 pub use self::fault::{RingFault, RingPart};
 pub(crate) use self::layout::RingSetup;
-pub(crate) use self::split::{AvailChain, RingFeatures, SplitRing};
+pub(crate) use self::split::{RingFeatures, SplitRing};

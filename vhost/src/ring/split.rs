@@ -1,26 +1,20 @@
 //! The split ring: which chains are available, which are given back.
 //!
-//! A burst goes: [`load_heads`](SplitRing::load_heads) looks at what is available, the caller walks the chains, then
-//! either [`complete`](SplitRing::complete) or [`stage_used`](SplitRing::stage_used) + [`flush_used`](SplitRing::flush_used)
-//! gives them back in the order they came. Nothing is taken for good before it is given back, so a burst that is
+//! A burst goes: [`look_ahead`](SplitRing::look_ahead) looks at what is available, the caller takes chain after chain by
+//! [`peek`](SplitRing::peek) and [`stage_used`](SplitRing::stage_used), and [`flush_used`](SplitRing::flush_used) gives
+//! them back in the order they came. Nothing is taken for good before it is given back, so a burst that is
 //! abandoned half-way (a crash, a fault) leaves the ring as it was, and the next back-end serves those chains again.
 
 use std::sync::Arc;
 
 use vsteer_switch::packet::BURST;
 
-use super::chain::ChainReader;
+use super::ahead::{Ahead, AvailChain};
+use super::chain::{Access, ChainReader};
 use super::fault::RingFault;
-use super::layout::{Descriptor, RingLayout, RingSetup};
+use super::layout::{RingLayout, RingSetup};
 use super::notify::CallState;
 use crate::memory::{RegionTable, Span};
-
-/// A chain that is available: its head and the head's descriptor, read once.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct AvailChain {
-    pub(crate) head: u16,
-    pub(crate) first: Descriptor,
-}
 
 /// A split ring under one lock.
 ///
@@ -36,6 +30,8 @@ pub(crate) struct SplitRing {
     staged: u16,
     /// The available index when it was last read: entries up to it need no new look at the guest's cache line.
     seen_avail: u16,
+    ahead: Ahead,
+    access: Access,
     calls: CallState,
     features: RingFeatures,
 }
@@ -52,10 +48,11 @@ pub(crate) struct RingFeatures {
 }
 
 impl SplitRing {
-    /// A ring that goes on where `next_avail` says, with nothing in flight.
+    /// A ring whose buffers are used for `access` and which goes on where `next_avail` says, with nothing in flight.
     pub(crate) fn new(
         setup: RingSetup,
         memory: Arc<RegionTable>,
+        access: Access,
         features: RingFeatures,
         next_avail: u16,
     ) -> Result<Self, RingFault> {
@@ -69,6 +66,8 @@ impl SplitRing {
             next_used,
             staged: 0,
             seen_avail: next_avail,
+            ahead: Ahead::new(),
+            access,
             calls: CallState::default(),
             features,
         })
@@ -79,6 +78,7 @@ impl SplitRing {
         self.layout = RingLayout::new(&setup, memory)?;
         self.setup = setup;
         self.seen_avail = self.next_avail.wrapping_add(self.staged);
+        self.ahead.forget();
         Ok(())
     }
 
@@ -103,36 +103,62 @@ impl SplitRing {
         self.layout.size()
     }
 
-    /// Looks at up to `chains.len()` available chains, beyond those staged, and reads the first descriptor of each; returns
-    /// how many. Nothing is taken yet.
+    /// Looks at available chains beyond those staged until `wanted` (at most [`BURST`]) are ready to be taken, or there are no
+    /// more; returns how many are. Nothing is taken yet.
     ///
     /// A head that is no descriptor ends the look; what came before it is served first.
     ///
     /// # Errors
     /// The available index jumped, or the first head is no descriptor.
     #[inline]
-    pub(crate) fn load_heads(&mut self, chains: &mut [AvailChain]) -> Result<usize, RingFault> {
-        let start = self.next_avail.wrapping_add(self.staged);
-        let wanted = chains.len().min(BURST);
+    pub(crate) fn look_ahead(&mut self, wanted: usize) -> Result<usize, RingFault> {
+        let have = self.ahead.len();
+        if have >= wanted {
+            return Ok(wanted);
+        }
+        let start = self.behind_ahead(self.next_avail);
+        let missing = wanted.min(BURST) - have;
         let mut ready = usize::from(self.seen_avail.wrapping_sub(start));
-        if ready < wanted {
+        if ready < missing {
             ready = usize::from(self.look()?.wrapping_sub(start));
         }
-        let count = ready.min(wanted);
-        let mut position = start;
-        for chain in &mut chains[..count] {
-            chain.head = self.layout.avail_head(position);
-            self.layout.prefetch_descriptor(chain.head);
-            position = position.wrapping_add(1);
-        }
-        for (good, chain) in chains[..count].iter_mut().enumerate() {
-            match self.layout.descriptor(chain.head) {
-                Some(first) => chain.first = first,
-                None if good > 0 => return Ok(good),
-                None => return Err(RingFault::DescriptorIndex { index: chain.head, size: self.size() }),
+        let good = self.extend_ahead(ready.min(missing));
+        match self.ahead.len() {
+            0 if !good => {
+                Err(RingFault::DescriptorIndex { index: self.layout.avail_head(start), size: self.size() })
             }
+            now => Ok(now),
         }
-        Ok(count)
+    }
+
+    /// Looks at the chains of a later burst without asking the guest for more than it was known to have made available. What
+    /// is wrong with one of them is found when it is looked at again.
+    #[inline]
+    pub(crate) fn look_further(&mut self) {
+        let known = usize::from(self.seen_avail.wrapping_sub(self.behind_ahead(self.next_avail)));
+        self.extend_ahead(known.min(BURST - self.ahead.len()));
+    }
+
+    /// Looks at `count` more chains, which are available; false if one was left out.
+    #[inline]
+    fn extend_ahead(&mut self, count: usize) -> bool {
+        #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]
+        self.layout.prefetch_used(self.behind_ahead(self.next_used), count as u16);
+        let start = self.behind_ahead(self.next_avail);
+        self.ahead.extend(&self.layout, start, count, self.access)
+    }
+
+    /// The number behind what is staged and what was looked at, counted from `next`.
+    #[inline]
+    fn behind_ahead(&self, next: u16) -> u16 {
+        #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]
+        next.wrapping_add(self.staged).wrapping_add(self.ahead.len() as u16)
+    }
+
+    /// The next chain that was looked at.
+    #[inline]
+    pub(crate) fn peek(&self) -> Option<AvailChain> {
+        self.ahead.peek()
     }
 
     /// Reads the available index afresh.
@@ -157,9 +183,11 @@ impl SplitRing {
         ChainReader::new(&self.layout, chain.first, self.features.indirect)
     }
 
-    /// Takes the next available chain, whose head is `head`, and writes its used entry without publishing it.
+    /// Takes the chain that [`peek`](Self::peek) showed, whose head is `head`, and writes its used entry without publishing
+    /// it.
     #[inline]
     pub(crate) fn stage_used(&mut self, head: u16, len: u32) {
+        self.ahead.advance();
         self.layout.write_used(self.next_used.wrapping_add(self.staged), head, len);
         self.staged += 1;
     }
@@ -168,6 +196,7 @@ impl SplitRing {
     pub(crate) fn unstage(&mut self, count: u16) {
         debug_assert!(count <= self.staged);
         self.staged -= count;
+        self.ahead.forget();
     }
 
     /// Publishes every staged chain; true if there were any.

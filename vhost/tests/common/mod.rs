@@ -555,7 +555,7 @@ impl Worker {
         let frames: Vec<Frame<'_>> = (0..count).map(|i| self.burst.frame(i)).collect();
         match to.transmit(0) {
             Ok(mut transmitter) => {
-                transmitter.send(&frames, &mut self.scratch, to_counters);
+                transmitter.send(frames.iter().copied(), &mut self.scratch, to_counters);
                 transmitter.finish();
             }
             Err(reason) => to_counters.dropped(reason, count as u64),
@@ -581,7 +581,7 @@ impl Worker {
         let frames: Vec<Frame<'_>> = (0..burst.len()).map(|i| burst.frame(i)).collect();
         match port.transmit(hash) {
             Ok(mut transmitter) => {
-                transmitter.send(&frames, &mut self.scratch, counters);
+                transmitter.send(frames.iter().copied(), &mut self.scratch, counters);
                 transmitter.finish();
             }
             Err(reason) => counters.dropped(reason, frames.len() as u64),
