@@ -9,7 +9,7 @@ use vsteer_switch::counters::PortCounters;
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::egress::Finisher;
 use vsteer_switch::egress::rss::rss_hash;
-use vsteer_switch::packet::{BURST, Burst};
+use vsteer_switch::packet::{BURST, Burst, Frame};
 use vsteer_switch::pipeline::Transmit;
 use vsteer_switch::port::PortId;
 use vsteer_vhost::net::port::{Scratch, VhostPort};
