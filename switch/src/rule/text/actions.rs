@@ -151,6 +151,24 @@ impl Stage {
     }
 }
 
+/// Where a list of actions stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Behind `actions=`.
+    Rule,
+    /// In `apply_actions(...)`.
+    Apply,
+    /// In `write_actions(...)`.
+    Set,
+}
+
+/// Actions that stand in a rule alone.
+const INSTRUCTIONS: [&str; 5] =
+    ["apply_actions", "clear_actions", "goto_table", "write_actions", "write_metadata"];
+
+/// Actions without a place in OpenFlow's order of an action set.
+const NOT_IN_SETS: [&str; 3] = ["CONTROLLER", "controller", "resubmit"];
+
 /// The actions that `text` describes, for packets of `matching` in `table`, if that is known.
 ///
 /// # Errors
@@ -163,7 +181,7 @@ pub(super) fn actions_of(
 ) -> Result<Box<[RuleAction]>, TextError> {
     let mut list =
         List { table, names, known: Known::of(matching), stage: Stage::Apply, actions: Vec::new() };
-    list.read(text)?;
+    list.read(text, Place::Rule)?;
     Ok(list.actions.into_boxed_slice())
 }
 
@@ -178,20 +196,26 @@ struct List<'a> {
 }
 
 impl List<'_> {
-    fn read(&mut self, text: Piece<'_>) -> Result<(), TextError> {
+    fn read(&mut self, text: Piece<'_>, place: Place) -> Result<(), TextError> {
         let items = Items::of(text).collect::<Result<Vec<_>, _>>()?;
         for item in &items {
-            match item.name.text() {
+            let name = item.name.text();
+            // Instructions do not nest, so neither does this function by more than one call.
+            if place != Place::Rule && INSTRUCTIONS.contains(&name) {
+                return Err(item.whole.error("an action, no instruction"));
+            }
+            if place == Place::Set && NOT_IN_SETS.contains(&name) {
+                return Err(item.whole.error("an action that has a place in the order of an action set"));
+            }
+            match name {
                 "drop" => {
                     item.bare()?;
                     if items.len() > 1 {
-                        return Err(item
-                            .whole
-                            .error("no drop beside other actions; a packet without an output is dropped"));
+                        return Err(item.whole.error("no drop beside other actions"));
                     }
                 }
                 "apply_actions" if self.stage == Stage::Apply => {
-                    self.read(item.called("apply_actions(output:1)")?)?;
+                    self.read(item.called("apply_actions(output:1)")?, Place::Apply)?;
                 }
                 _ => {
                     let action = self.action(item)?;
@@ -205,12 +229,11 @@ impl List<'_> {
     /// Adds an action, if it may stand here, and follows what it does to packets.
     fn push(&mut self, action: RuleAction, piece: Piece<'_>) -> Result<(), TextError> {
         let stage = Stage::of(&action);
-        if stage < self.stage || stage == self.stage && stage != Stage::Apply {
-            let order = format!("{} once and before {}", stage.name(), self.stage.name());
-            let order = if stage == self.stage { format!("{} once only", stage.name()) } else { order };
-            let order =
-                if stage == Stage::Apply { format!("it before {}", self.stage.name()) } else { order };
-            return Err(piece.error(order));
+        if stage < self.stage {
+            return Err(piece.error(format!("{} before {}", stage.name(), self.stage.name())));
+        }
+        if stage == self.stage && stage != Stage::Apply {
+            return Err(piece.error(format!("{} once only", stage.name())));
         }
         self.stage = stage;
         match &action {
@@ -242,6 +265,9 @@ impl List<'_> {
             return Ok(to);
         }
         match name {
+            "output" if item.form == Form::Called => {
+                Err(item.whole.error("output:PORT; to cut packets short is not supported"))
+            }
             "output" => self.output(value()?).map(RuleAction::Output),
             "controller" | "CONTROLLER" => controller(item),
             "push_vlan" => push_vlan(value()?),
@@ -273,7 +299,7 @@ impl List<'_> {
             "write_metadata" => write_metadata(value()?),
             "clear_actions" => item.bare().map(|()| RuleAction::ClearActions),
             "write_actions" => self.write_actions(item.called("write_actions(output:1)")?),
-            "apply_actions" => Err(item.whole.error(format!("it before {}", self.stage.name()))),
+            "apply_actions" => Err(item.whole.error(format!("apply_actions before {}", self.stage.name()))),
             "goto_table" => self.goto_table(value()?),
             _ => self.bare_port(item).map(|port| RuleAction::Output(OutputTo::Port(port))),
         }
@@ -352,6 +378,9 @@ impl List<'_> {
     fn set_field(&self, text: Piece<'_>) -> Result<RuleAction, TextError> {
         let (value, to) = text.split_once("->").ok_or_else(|| text.error("set_field:VALUE->FIELD"))?;
         let to = to.strip_suffix("[]").unwrap_or(to);
+        if let Some((_, range)) = to.split_once("[") {
+            return Err(range.error("a whole field; write load:VALUE->FIELD[FIRST..LAST] for a part of it"));
+        }
         let field = self.known.field(to)?;
         let (bits, mask) = match value.split_once("/") {
             Some((_, mask)) => {
@@ -470,14 +499,8 @@ impl List<'_> {
         Ok(RuleAction::Resubmit { in_port, table })
     }
 
-    /// The actions in `write_actions(...)`, which must be some that have a place in an action set.
+    /// The actions in `write_actions(...)`.
     fn write_actions(&self, text: Piece<'_>) -> Result<RuleAction, TextError> {
-        for item in Items::of(text) {
-            let item = item?;
-            if matches!(item.name.text(), "resubmit" | "controller" | "CONTROLLER" | "apply_actions") {
-                return Err(item.whole.error("an action that an action set can hold"));
-            }
-        }
         let mut set = List {
             table: None,
             names: self.names,
@@ -485,10 +508,7 @@ impl List<'_> {
             stage: Stage::Apply,
             actions: Vec::new(),
         };
-        set.read(text)?;
-        if set.stage != Stage::Apply {
-            return Err(text.error("no instructions in an action set"));
-        }
+        set.read(text, Place::Set)?;
         let subfield = |action: &RuleAction| matches!(action, RuleAction::Output(OutputTo::Subfield(_)));
         if set.actions.iter().any(subfield) {
             return Err(text.error("outputs to ports in an action set, not to the number in a field"));

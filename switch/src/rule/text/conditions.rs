@@ -10,7 +10,8 @@ use crate::rule::matching::Match;
 use super::PortNames;
 use super::cursor::{Form, Item, Piece};
 use super::error::TextError;
-use super::names::{KEYWORDS, Known, PRESENT, unknown_word};
+use super::names::{KEYWORDS, Keyword, Known, PRESENT, is_field, unknown_word};
+use super::statement::WORDS;
 use super::values::{number, single, value_and_mask};
 
 /// `dl_vlan` of packets without a tag.
@@ -68,11 +69,12 @@ pub(super) fn packet_of(
 fn read<'a>(subject: Subject, items: &[Item<'a>], names: &'a dyn PortNames) -> Result<Match, TextError> {
     let mut conditions = Conditions { subject, names, matching: Match::ANY, named: Vec::new() };
     // 1. What the meaning of other names depends on: types, then protocols.
-    let (keywords, fields): (Vec<_>, Vec<_>) = items
-        .iter()
-        .partition(|item| item.form == Form::Bare && KEYWORDS.iter().any(|k| k.word == item.name.text()));
-    for item in keywords {
-        conditions.keyword(item)?;
+    let mut fields = Vec::new();
+    for item in items {
+        match KEYWORDS.iter().find(|keyword| keyword.word == item.name.text()) {
+            Some(keyword) if item.form == Form::Bare => conditions.keyword(keyword, item.whole)?,
+            _ => fields.push(item),
+        }
     }
     let rank = |item: &Item<'_>| match Field::from_name(item.name.text()) {
         Some(Field::EthType) => 0,
@@ -94,32 +96,30 @@ fn read<'a>(subject: Subject, items: &[Item<'a>], names: &'a dyn PortNames) -> R
 }
 
 impl<'a> Conditions<'a> {
-    fn keyword(&mut self, item: &Item<'a>) -> Result<(), TextError> {
-        let Some(keyword) = KEYWORDS.iter().find(|keyword| keyword.word == item.name.text()) else {
-            return Err(unknown_word(item.whole, "a keyword", &[]));
-        };
-        self.require(Field::EthType, u128::from(keyword.eth_type), u128::MAX, item.whole)?;
+    fn keyword(&mut self, keyword: &Keyword, piece: Piece<'a>) -> Result<(), TextError> {
+        self.require(Field::EthType, u128::from(keyword.eth_type), u128::MAX, piece)?;
         match keyword.ip_proto {
-            Some(proto) => self.require(Field::IpProto, u128::from(proto), u128::MAX, item.whole),
+            Some(proto) => self.require(Field::IpProto, u128::from(proto), u128::MAX, piece),
             None => Ok(()),
         }
     }
 
     fn field(&mut self, item: &Item<'a>) -> Result<(), TextError> {
-        let known = Known::of(&self.matching);
-        if Field::from_name(item.name.text()).is_none()
-            && !matches!(item.name.text(), "tp_src" | "tp_dst" | "dl_vlan" | "dl_vlan_pcp")
-        {
-            let words: Vec<&str> =
-                KEYWORDS.iter().map(|keyword| keyword.word).chain(super::statement::WORDS).collect();
+        let name = item.name.text();
+        if KEYWORDS.iter().any(|keyword| keyword.word == name) {
+            return item.bare();
+        }
+        if !is_field(name) {
+            let words: Vec<&str> = KEYWORDS.iter().map(|keyword| keyword.word).chain(WORDS).collect();
             return Err(unknown_word(item.name, "a field or keyword", &words));
         }
+        let known = Known::of(&self.matching);
         let field = known.field(item.name)?;
         if self.named.iter().any(|&(earlier, _)| earlier == field) {
             return Err(item.whole.error(format!("{} once only", field.name())));
         }
-        let text = item.assigned(&format!("{}=VALUE", item.name.text()))?;
-        if item.name.text() == "dl_vlan" {
+        let text = item.assigned(&format!("{name}=VALUE"))?;
+        if name == "dl_vlan" {
             self.dl_vlan(item, text)?;
         } else {
             let (value, mask) = match self.subject {

@@ -36,6 +36,9 @@ mod print;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+mod round_trip;
+
 pub use error::TextError;
 pub use print::{actions_text, match_text, rule_text};
 pub use statement::{

@@ -177,6 +177,14 @@ impl Known {
     }
 }
 
+/// Names of fields that are those of a protocol, or of what the manuals keep from older versions.
+const BY_MEANING: [&str; 4] = ["dl_vlan", "dl_vlan_pcp", "tp_src", "tp_dst"];
+
+/// Whether a name is one of a field.
+pub(super) fn is_field(name: &str) -> bool {
+    Field::from_name(name).is_some() || BY_MEANING.contains(&name)
+}
+
 /// What to add to a match so that packets have such fields.
 fn how_to_have(needs: Needs) -> &'static str {
     match needs {
@@ -228,22 +236,9 @@ const UNSUPPORTED: [&str; 26] = [
     "tun",
 ];
 
-/// Names of fields that are no [`Field::NAMED`]'s own.
-const MORE_NAMES: [&str; 13] = [
-    "dl_vlan",
-    "dl_vlan_pcp",
-    "tp_src",
-    "tp_dst",
-    "dl_src",
-    "dl_dst",
-    "dl_type",
-    "ip_src",
-    "ip_dst",
-    "ip_frag",
-    "ip_proto",
-    "ip_ecn",
-    "reg0",
-];
+/// Names that [`Field::name`] gives none of, for suggestions.
+const ALIASES: [&str; 8] =
+    ["dl_src", "dl_dst", "dl_type", "ip_src", "ip_dst", "ip_frag", "ip_proto", "ip_ecn"];
 
 /// The error that `piece` names no field.
 pub(super) fn unknown_field(piece: Piece<'_>) -> TextError {
@@ -256,8 +251,12 @@ pub(super) fn unknown_word(piece: Piece<'_>, what: &str, words: &[&str]) -> Text
     if UNSUPPORTED.iter().any(|start| name.starts_with(start)) {
         return piece.error(format!("{what} that this switch has; Open vSwitch's {name} is not supported"));
     }
+    let stem = name.trim_end_matches(|last: char| last.is_ascii_digit());
+    if matches!(stem, "reg" | "xreg" | "xxreg") {
+        return piece.error("reg0 to reg15, xreg0 to xreg7 or xxreg0 to xxreg3");
+    }
     let own: Vec<String> = Field::NAMED.iter().map(|field| field.name()).collect();
-    let known = own.iter().map(String::as_str).chain(MORE_NAMES).chain(words.iter().copied());
+    let known = own.iter().map(String::as_str).chain(ALIASES).chain(BY_MEANING).chain(words.iter().copied());
     match nearest(name, known) {
         Some(near) => piece.error(format!("{what}; did you mean {near:?}?")),
         None => piece.error(format!("{what}, as ovs-fields(7) lists them")),

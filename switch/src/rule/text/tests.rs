@@ -1,8 +1,10 @@
 use super::*;
+use crate::flow::fields::Fields;
 use crate::rule::action::{OutputTo, RuleAction, Subfield};
 use crate::rule::entry::RuleSpec;
 use crate::rule::field::Field;
 use crate::rule::matching::Match;
+use crate::rule::selector::Selector;
 
 /// Ports `vm0` to `vm3`, numbered so, and some with awkward names.
 pub(super) struct Ports;
@@ -376,4 +378,423 @@ fn what_is_said_of_a_rule_is_kept_and_the_rest_has_its_default() {
     let dumped =
         " cookie=0x0, duration=2.5s, table=0, n_packets=1, n_bytes=60, idle_age=2, ip actions=NORMAL";
     assert_eq!(rule_text(&rule(dumped), &Ports), "table=0,priority=32768,ip actions=NORMAL");
+}
+
+#[test]
+fn wrong_lines_are_refused_with_place_and_advice() {
+    let rows: &[(&str, &str)] = &[
+        (
+            "tpdst=80,tcp,actions=drop",
+            "column 1: found \"tpdst\", expected a field or keyword; did you mean \"tp_dst\"?",
+        ),
+        ("tpc,actions=drop", "column 1: found \"tpc\", expected a field or keyword; did you mean \"tcp\"?"),
+        (
+            "tp_dst=80,actions=drop",
+            "column 1: found \"tp_dst\", expected one of tcp, udp, sctp or icmp (tcp6 ... for IPv6) in the match",
+        ),
+        (
+            "ipv6,tp_dst=80,actions=drop",
+            "column 6: found \"tp_dst\", expected one of tcp6, udp6, sctp6 or icmp6 in the match",
+        ),
+        ("ip,tcp_dst=80,actions=drop", "column 4: found \"tcp_dst\", expected tcp or tcp6 in the match"),
+        (
+            "ipv6,nw_src=10.0.0.1,actions=drop",
+            "column 6: found \"nw_src\", expected ip or one of its protocols (the names for IPv6 begin with ipv6_) in the match",
+        ),
+        (
+            "nd_target=::1,icmp6,actions=drop",
+            "column 1: found \"nd_target\", expected icmp6 and icmp_type=135 or icmp_type=136 in the match",
+        ),
+        (
+            "icmp6,icmp_type=136,nd_sll=02:00:00:00:00:01,actions=drop",
+            "column 21: found \"nd_sll\", expected icmp6 and icmp_type=135 in the match",
+        ),
+        ("udp,icmp_type=8,actions=drop", "column 5: found \"icmp_type\", expected icmp in the match"),
+        ("arp_tpa=10.0.0.1,actions=drop", "column 1: found \"arp_tpa\", expected arp in the match"),
+        (
+            "nw_ttl=64,actions=drop",
+            "column 1: found \"nw_ttl\", expected ip, ipv6 or one of their protocols in the match",
+        ),
+        (
+            "tcp,tp_dst=65536,actions=drop",
+            "column 12: found \"65536\", expected a number from 0 to 65535 or, after 0x, in hexadecimal",
+        ),
+        ("tcp,tp_dst=,actions=drop", "column 12: found nothing, expected a value, as in tp_dst=VALUE"),
+        ("tcp,tp_dst,actions=drop", "column 5: found \"tp_dst\", expected a value, as in tp_dst=VALUE"),
+        (
+            "tcp,tp_dst=80,tcp_dst=80,actions=drop",
+            "column 15: found \"tcp_dst=80\", expected tcp_dst once only",
+        ),
+        ("tcp=1,actions=drop", "column 1: found \"tcp=1\", expected tcp without a value"),
+        (
+            "tcp,udp,actions=drop",
+            "column 5: found \"udp\", expected no other protocol than the one given before",
+        ),
+        (
+            "tcp,nw_proto=17,actions=drop",
+            "column 5: found \"nw_proto=17\", expected no other protocol than the one given before",
+        ),
+        ("tcp6,ip,actions=drop", "column 6: found \"ip\", expected no other type than the one given before"),
+        (
+            "ip,nw_tos=184,ip_dscp=1,actions=drop",
+            "column 15: found \"ip_dscp=1\", expected no contradiction to an earlier condition on the same bits (ip_dscp)",
+        ),
+        (
+            "reg0=1,xreg0=1,actions=drop",
+            "column 8: found \"xreg0=1\", expected no contradiction to an earlier condition on the same bits (xreg0)",
+        ),
+        (
+            "ip,nw_src=10.0.0.0/33,actions=drop",
+            "column 20: found \"33\", expected the length of a prefix, at most 32, or a mask written as an address",
+        ),
+        (
+            "ip,nw_src=10.0.0,actions=drop",
+            "column 11: found \"10.0.0\", expected an address such as 10.0.0.1",
+        ),
+        (
+            "ipv6,ipv6_dst=fd00::1::2,actions=drop",
+            "column 15: found \"fd00::1::2\", expected an address such as fd00::1",
+        ),
+        (
+            "dl_src=02:00:00:00:00,actions=drop",
+            "column 8: found \"02:00:00:00:00\", expected an address such as 02:00:00:00:00:01",
+        ),
+        (
+            "dl_vlan=4096,actions=drop",
+            "column 9: found \"4096\", expected a VLAN from 0 to 4095, or 0xffff for packets without a tag",
+        ),
+        (
+            "vlan_pcp=8,actions=drop",
+            "column 10: found \"8\", expected a number from 0 to 7 or, after 0x, in hexadecimal",
+        ),
+        (
+            "ip,nw_frag=some,actions=drop",
+            "column 12: found \"some\", expected one of no, yes, first, later and not_later",
+        ),
+        (
+            "tcp,tcp_flags=+syn-foo,actions=drop",
+            "column 15: found \"+syn-foo\", expected flags such as +syn-ack or a number below 0x1000; they are fin, syn, rst, psh, ack, urg, ece, cwr, ns",
+        ),
+        (
+            "tcp,tcp_flags=0x1000,actions=drop",
+            "column 15: found \"0x1000\", expected flags such as +syn-ack or a number below 0x1000; they are fin, syn, rst, psh, ack, urg, ece, cwr, ns",
+        ),
+        (
+            "in_port=vm7,actions=drop",
+            "column 9: found \"vm7\", expected a port's name or number; did you mean \"vm0\"?",
+        ),
+        ("in_port=nic,actions=drop", "column 9: found \"nic\", expected the name or number of a port"),
+        (
+            "in_port=1024,actions=drop",
+            "column 9: found \"1024\", expected a port's name or its number below 1024",
+        ),
+        (
+            "in_port=1/1,actions=drop",
+            "column 11: found \"1\", expected no mask, as a port is either meant or not",
+        ),
+        (
+            "tun_id=5,actions=drop",
+            "column 1: found \"tun_id\", expected a field or keyword that this switch has; Open vSwitch's tun_id is not supported",
+        ),
+        (
+            "mpls,actions=drop",
+            "column 1: found \"mpls\", expected a field or keyword that this switch has; Open vSwitch's mpls is not supported",
+        ),
+        (
+            "NXM_NX_CT_MARK=1,actions=drop",
+            "column 1: found \"NXM_NX_CT_MARK\", expected a field or keyword that this switch has; Open vSwitch's NXM_NX_CT_MARK is not supported",
+        ),
+        (
+            "reg16=1,actions=drop",
+            "column 1: found \"reg16\", expected reg0 to reg15, xreg0 to xreg7 or xxreg0 to xxreg3",
+        ),
+        (
+            "reg0=0x100000000,actions=drop",
+            "column 6: found \"0x100000000\", expected a number from 0 to 4294967295 or, after 0x, in hexadecimal",
+        ),
+        (
+            "priority=65536,actions=drop",
+            "column 10: found \"65536\", expected a number from 0 to 65535 or, after 0x, in hexadecimal",
+        ),
+        (
+            "priority=1,priority=2,actions=drop",
+            "column 12: found \"priority=2\", expected priority once only",
+        ),
+        (
+            "table=255,actions=drop",
+            "column 7: found \"255\", expected a number from 0 to 254 or, after 0x, in hexadecimal",
+        ),
+        (
+            "cookie=1/1,actions=drop",
+            "column 8: found \"1/1\", expected a cookie from 0 to 18446744073709551615 without a mask",
+        ),
+        (
+            "cookie=1,cookie=1,actions=drop",
+            "column 10: found \"cookie=1\", expected one cookie, or in a change one to give and one with a mask to look for",
+        ),
+        (
+            "out_port=1,actions=drop",
+            "column 1: found \"out_port=1\", expected no out_port in a rule; write actions=output:PORT",
+        ),
+        (
+            "idle_timeout=010,actions=drop",
+            "column 14: found \"010\", expected a number from 0 to 65535 or, after 0x, in hexadecimal",
+        ),
+        ("actions", "column 1: found \"actions\", expected actions=ACTION,..."),
+        ("priority=5", "column 11: found nothing, expected actions=ACTION,...; actions=drop drops"),
+        ("", "column 1: found nothing, expected actions=ACTION,...; actions=drop drops"),
+        (
+            "check_overlap,actions=drop",
+            "column 1: found \"check_overlap\", expected a field or keyword that this switch has; Open vSwitch's check_overlap is not supported",
+        ),
+        ("=5,actions=drop", "column 1: found \"=\", expected a name before it"),
+        ("tcp,actions=drop,output:1", "column 13: found \"drop\", expected no drop beside other actions"),
+        (
+            "actions=outptu:1",
+            "column 9: found \"outptu\", expected an action or a port; did you mean \"output\"?",
+        ),
+        (
+            "actions=wibble",
+            "column 9: found \"wibble\", expected an action, as ovs-actions(7) lists them, or a port",
+        ),
+        ("actions=drop(1)", "column 9: found \"drop(1)\", expected drop without a value"),
+        (
+            "actions=ct(commit)",
+            "column 9: found \"ct(commit)\", expected an action that this switch has; Open vSwitch's ct is not supported",
+        ),
+        (
+            "actions=group:1",
+            "column 9: found \"group:1\", expected an action that this switch has; Open vSwitch's group is not supported",
+        ),
+        (
+            "actions=output:vm9",
+            "column 16: found \"vm9\", expected a port's name or number; did you mean \"vm0\"?",
+        ),
+        (
+            "actions=output:controller",
+            "column 16: found \"controller\", expected a port; to hand packets to a listener, write controller(max_len=BYTES)",
+        ),
+        ("actions=output:reg0[0..32]", "column 24: found \"32\", expected a bit of reg0, from 0 to 31"),
+        ("actions=output:reg0[5..3]", "column 21: found \"5..3\", expected the lower bit first"),
+        ("actions=output:reg0[", "column 21: found nothing, expected a closing \"]\""),
+        ("actions=output:tcp_dst[]", "column 16: found \"tcp_dst\", expected tcp or tcp6 in the match"),
+        (
+            "actions=output(port=1,max_len=5)",
+            "column 9: found \"output(port=1,max_len=5)\", expected output:PORT; to cut packets short is not supported",
+        ),
+        ("actions=push_vlan:0x9100", "column 19: found \"0x9100\", expected 0x8100 or 0x88a8"),
+        ("actions=pop_vlan:1", "column 9: found \"pop_vlan:1\", expected pop_vlan without a value"),
+        (
+            "actions=mod_vlan_vid:4096",
+            "column 22: found \"4096\", expected a number from 0 to 4095 or, after 0x, in hexadecimal",
+        ),
+        (
+            "actions=set_vlan_vid:5",
+            "column 9: found \"set_vlan_vid:5\", expected dl_vlan or vlan_tci=0x1000/0x1000 in the match, or push_vlan or mod_vlan_vid before it",
+        ),
+        (
+            "actions=push_vlan:0x8100,pop_vlan,set_vlan_pcp:5",
+            "column 35: found \"set_vlan_pcp:5\", expected dl_vlan or vlan_tci=0x1000/0x1000 in the match",
+        ),
+        (
+            "actions=set_field:5->inner_vlan_vid",
+            "column 22: found \"inner_vlan_vid\", expected inner_vlan_vid or inner_vlan_tci=0x1000/0x1000 in the match",
+        ),
+        (
+            "actions=mod_nw_src:10.0.0.1",
+            "column 9: found \"mod_nw_src:10.0.0.1\", expected ip or one of its protocols (the names for IPv6 begin with ipv6_) in the match",
+        ),
+        (
+            "ip,actions=mod_nw_tos:5",
+            "column 23: found \"5\", expected a multiple of 4, as the two low bits are ECN's (nw_ecn)",
+        ),
+        (
+            "ip,actions=mod_tp_dst:5",
+            "column 12: found \"mod_tp_dst:5\", expected tcp, udp or sctp (tcp6 ... for IPv6) in the match",
+        ),
+        (
+            "ip,actions=set_field:5->nw_proto",
+            "column 25: found \"nw_proto\", expected a field that can be changed, which nw_proto cannot",
+        ),
+        (
+            "actions=set_field:5->reg0[0..3]",
+            "column 27: found \"0..3]\", expected a whole field; write load:VALUE->FIELD[FIRST..LAST] for a part of it",
+        ),
+        ("actions=set_field:5", "column 19: found \"5\", expected set_field:VALUE->FIELD"),
+        ("actions=set_field:5/0->reg0", "column 21: found \"0\", expected a mask with a bit in it"),
+        (
+            "actions=load:16->reg0[0..3]",
+            "column 14: found \"16\", expected a number from 0 to 15 or, after 0x, in hexadecimal",
+        ),
+        (
+            "actions=move:reg0->reg1[0..3]",
+            "column 20: found \"reg1[0..3]\", expected 32 bits, as many as are moved",
+        ),
+        (
+            "actions=move:reg0",
+            "column 14: found \"reg0\", expected move:FIELD[FIRST..LAST]->FIELD[FIRST..LAST]",
+        ),
+        (
+            "actions=dec_ttl",
+            "column 9: found \"dec_ttl\", expected ip, ipv6 or one of their protocols in the match",
+        ),
+        (
+            "ip,actions=dec_ttl(1,2)",
+            "column 20: found \"1,2\", expected dec_ttl alone; ids of controllers are not supported",
+        ),
+        (
+            "actions=resubmit",
+            "column 9: found \"resubmit\", expected resubmit(PORT,TABLE), resubmit(,TABLE) or resubmit:PORT",
+        ),
+        (
+            "actions=resubmit(,1,ct)",
+            "column 21: found \"ct\", expected a port and a table at most; what else Open vSwitch takes is not supported",
+        ),
+        (
+            "actions=resubmit(vmx,1)",
+            "column 18: found \"vmx\", expected a port's name or number; did you mean \"vm0\"?",
+        ),
+        (
+            "table=3,actions=goto_table:3",
+            "column 28: found \"3\", expected a later table than the rule's own, which is 3",
+        ),
+        (
+            "actions=goto_table:3,output:1",
+            "column 22: found \"output:1\", expected other actions before goto_table",
+        ),
+        (
+            "actions=goto_table:3,write_actions(output:1)",
+            "column 22: found \"write_actions(output:1)\", expected write_actions before goto_table",
+        ),
+        (
+            "actions=goto_table:3,goto_table:4",
+            "column 22: found \"goto_table:4\", expected goto_table once only",
+        ),
+        (
+            "actions=clear_actions,apply_actions(output:1)",
+            "column 23: found \"apply_actions(output:1)\", expected apply_actions before clear_actions",
+        ),
+        (
+            "actions=apply_actions(apply_actions(output:1))",
+            "column 23: found \"apply_actions(output:1)\", expected an action, no instruction",
+        ),
+        (
+            "actions=write_actions(resubmit(,1))",
+            "column 23: found \"resubmit(,1)\", expected an action that has a place in the order of an action set",
+        ),
+        (
+            "actions=write_actions(goto_table:1)",
+            "column 23: found \"goto_table:1\", expected an action, no instruction",
+        ),
+        (
+            "actions=write_actions(output:reg0[])",
+            "column 23: found \"output:reg0[]\", expected outputs to ports in an action set, not to the number in a field",
+        ),
+        (
+            "actions=controller(reason=no_match)",
+            "column 20: found \"reason=no_match\", expected max_len= or id=; others are not supported",
+        ),
+        (
+            "actions=controller:70000",
+            "column 20: found \"70000\", expected a number from 0 to 65535 or, after 0x, in hexadecimal",
+        ),
+        ("actions=output:1)", "column 17: found \")\", expected no closing bracket without an opening one"),
+        ("actions=write_actions(output:1", "column 31: found nothing, expected a closing \")\""),
+        ("actions=output:\"vm0", "column 20: found nothing, expected a closing \""),
+        (
+            "actions=write_actions(output:1)x",
+            "column 22: found \"(output:1)x\", expected arguments in one pair of parentheses",
+        ),
+        (
+            "actions=write_metadata:0x1/zz",
+            "column 28: found \"zz\", expected a number from 0 to 18446744073709551615 or, after 0x, in hexadecimal",
+        ),
+        (
+            "tcp, größe=1,actions=drop",
+            "column 6: found \"größe\", expected a field or keyword, as ovs-fields(7) lists them",
+        ),
+    ];
+    for (line, expected) in rows {
+        let error = parse_rule(line, &Ports).expect_err(line);
+        assert_eq!(error.to_string(), format!("line 1, {expected}"), "{line}");
+    }
+}
+
+#[test]
+fn file_is_read_line_by_line_and_its_first_error_names_the_line() {
+    let text = "# a comment\n\n  priority=1,actions=drop # another\r\n\ttable=1 actions=NORMAL\n";
+    let rules = parse_rules(text, &Ports).unwrap();
+    assert_eq!(rules, [rule("priority=1,actions=drop"), rule("table=1,actions=normal")]);
+    assert_eq!(parse_rules("#\n", &Ports).unwrap(), []);
+    let error = parse_rules("actions=drop\n\n  in_port=ö,actions=drop\nbad", &Ports).unwrap_err();
+    assert_eq!((error.line, error.column, error.found.as_str()), (3, 11, "ö"));
+}
+
+#[test]
+fn selector_is_what_stands_before_actions() {
+    let text = "table=1,cookie=0x5/0xf,out_port=vm1,tcp,tp_dst=22";
+    let selector = parse_selector(text, false, &Ports).unwrap();
+    let expected = Selector {
+        table: Some(1),
+        cookie: (5, 15),
+        priority: None,
+        matching: matching(&[IPV4, TCP, (Field::TcpDst, 22, ALL)]),
+        out_port: Some(port_named("vm1")),
+    };
+    assert_eq!(selector, expected);
+    assert_eq!(parse_selector("", false, &Ports).unwrap(), Selector::ALL);
+    assert_eq!(parse_selector("out_port=any", true, &Ports).unwrap(), Selector::ALL);
+    assert_eq!(parse_selector("cookie=0x7/-1", false, &Ports).unwrap().cookie, (7, u64::MAX));
+    assert_eq!(parse_selector("cookie=7", false, &Ports).unwrap().cookie, (7, u64::MAX));
+    assert_eq!(parse_selector("priority=9", true, &Ports).unwrap().priority, Some(9));
+    for (text, strict, expected) in [
+        ("priority=9", false, "no priority unless the choice is strict (--strict)"),
+        ("actions=drop", false, "no actions, as rules are chosen by what they match"),
+        ("idle_timeout=5", true, "no idle_timeout, as a rule keeps the one it was added with"),
+        ("out_port=flood", false, "the name or number of a port"),
+        ("duration=5s", false, "a field or keyword, as ovs-fields(7) lists them"),
+    ] {
+        assert_eq!(parse_selector(text, strict, &Ports).unwrap_err().expected, expected, "{text}");
+    }
+}
+
+#[test]
+fn modification_has_actions_and_perhaps_a_new_cookie() {
+    let read = |text| parse_modification(text, false, &Ports);
+    let both = read("cookie=1/3,cookie=8,ip,actions=dec_ttl,vm1").unwrap();
+    assert_eq!((both.selector.cookie, both.cookie), ((1, 3), Some(8)));
+    assert_eq!(both.selector.matching, matching(&[IPV4]));
+    assert_eq!(*both.actions, [RuleAction::DecTtl, output("vm1")]);
+    assert_eq!(read("actions=drop").unwrap().cookie, None);
+    assert_eq!(*read("table=1,actions=goto_table:2").unwrap().actions, [RuleAction::GotoTable(2)]);
+    let error = read("actions=goto_table:2").unwrap_err();
+    assert_eq!(error.expected, "table=TABLE beside it, as it must lead to a later one");
+    assert_eq!(read("ip").unwrap_err().column, 3);
+}
+
+#[test]
+fn packet_has_what_is_said_and_nothing_else() {
+    let text =
+        "in_port=vm1,tcp,dl_vlan=10,nw_src=10.0.0.1,nw_tos=185,nw_ttl=64,tp_dst=22,tcp_flags=+syn-ack,reg1=7";
+    let packet = parse_packet(text, &Ports).unwrap();
+    let mut expected = Fields::NONE;
+    for (field, value) in [
+        (Field::InPort, 1),
+        (Field::EthType, 0x800),
+        (Field::VlanTci, 0x100a),
+        (Field::IpProto, 6),
+        (Field::Ipv4Src, 0x0a00_0001),
+        (Field::IpTos, 185),
+        (Field::IpTtl, 64),
+        (Field::TcpDst, 22),
+        (Field::TcpFlags, 2),
+        (Field::Reg(1), 7),
+    ] {
+        field.set(&mut expected, value, ALL);
+    }
+    expected.key.vlan[0].tpid.set(0x8100);
+    assert_eq!(packet, expected);
+    for (text, column) in [("in_port=vm1,ip,nw_src=10.0.0.0/8", 23), ("tcp", 4), ("in_port=1,nw_ttl=*", 18)] {
+        assert_eq!(parse_packet(text, &Ports).unwrap_err().column, column, "{text}");
+    }
 }

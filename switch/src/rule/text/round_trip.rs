@@ -1,0 +1,223 @@
+//! Whatever rule is printed is read back as it was.
+
+use proptest::prelude::*;
+
+use super::names::{Known, PRESENT};
+use super::tests::Ports;
+use super::*;
+use crate::port::MAX_PORTS;
+use crate::rule::action::{OutputTo, RuleAction, Subfield};
+use crate::rule::entry::RuleSpec;
+use crate::rule::field::{Field, Needs, Notation};
+use crate::rule::matching::Match;
+
+/// Marsaglia's xorshift64, as a source of rules.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        (self.next() >> 16) % bound
+    }
+
+    fn one_in(&mut self, count: u64) -> bool {
+        self.below(count) == 0
+    }
+
+    fn of<T: TryFrom<u64>>(&mut self, bound: u64) -> T
+    where
+        T::Error: std::fmt::Debug,
+    {
+        T::try_from(self.below(bound)).unwrap()
+    }
+
+    fn port(&mut self) -> PortId {
+        let bound = if self.one_in(4) { MAX_PORTS as u64 } else { 8 };
+        PortId::new(self.of(bound)).unwrap()
+    }
+
+    /// Bits of a field and a mask with a bit in it.
+    fn bits(&mut self, field: Field) -> (u128, u128) {
+        let full = field.full_mask();
+        if field.notation() == Notation::Port {
+            return (u128::from(self.port().number()), full);
+        }
+        let random = u128::from(self.next()) << 64 | u128::from(self.next());
+        let width = u64::from(field.bits());
+        let mask = match self.below(4) {
+            0 => full << self.below(width) & full,
+            1 => full >> self.below(width),
+            2 => (u128::from(self.next()) << 64 | u128::from(self.next())) & full,
+            _ => full,
+        };
+        let mask = if mask == 0 { full } else { mask };
+        (random & mask, mask)
+    }
+
+    fn field(&mut self) -> Field {
+        match self.below(8) {
+            0 => Field::Reg(self.of(16)),
+            1 => Field::Xreg(self.of(8)),
+            2 => Field::Xxreg(self.of(4)),
+            _ => Field::NAMED[self.of::<usize>(Field::NAMED.len() as u64)],
+        }
+    }
+
+    fn matching(&mut self) -> Match {
+        let mut matching = Match::ANY;
+        let eth_type =
+            [None, Some(0x800), Some(0x86dd), Some(0x806), Some(0x8035), Some(0x5ff)][self.of::<usize>(6)];
+        if let Some(eth_type) = eth_type {
+            matching.require(Field::EthType, eth_type, u128::MAX);
+        }
+        let proto = [None, Some(1), Some(6), Some(17), Some(58), Some(132), Some(89)][self.of::<usize>(7)];
+        if let Some(proto) = proto.filter(|_| matches!(eth_type, Some(0x800 | 0x86dd))) {
+            matching.require(Field::IpProto, proto, u128::MAX);
+        }
+        let nd = [None, Some(135), Some(136), Some(1)][self.of::<usize>(4)];
+        if let Some(nd) = nd.filter(|_| Known::of(&matching).has(Needs::Icmpv6)) {
+            matching.require(Field::Icmpv6Type, nd, u128::MAX);
+        }
+        for _ in 0..self.below(8) {
+            let field = self.field();
+            let known = Known::of(&matching);
+            let settled = matches!(
+                field,
+                Field::EthType | Field::IpProto | Field::Icmpv6Type | Field::VlanPcp | Field::InnerVlanPcp
+            );
+            if !settled && known.has(field.needs()) {
+                let (value, mask) = self.bits(field);
+                matching.require(field, value, mask);
+            }
+        }
+        matching
+    }
+
+    /// A run of bits of a field that packets have.
+    fn run(&mut self, known: &Known, writable: bool) -> Subfield {
+        loop {
+            let field = self.field();
+            let vlan = !matches!(field, Field::VlanVid | Field::InnerVlanVid);
+            if known.has(field.needs()) && (field.is_writable() && vlan || !writable) {
+                let offset = self.of::<u8>(field.bits().into());
+                let bits = 1 + self.of::<u8>((field.bits() - offset).into());
+                return Subfield { field, offset, bits };
+            }
+        }
+    }
+
+    fn set_field(&mut self, known: &Known) -> RuleAction {
+        let Subfield { field, .. } = self.run(known, true);
+        let (value, mask) = self.bits(field);
+        RuleAction::SetField { field, value, mask }
+    }
+
+    fn move_bits(&mut self, known: &Known) -> RuleAction {
+        let (mut from, mut to) = (self.run(known, false), self.run(known, true));
+        from.bits = from.bits.min(to.bits);
+        to.bits = from.bits;
+        RuleAction::Move { from, to }
+    }
+
+    /// An action that a set can hold too; follows what it does to the tags.
+    fn simple(&mut self, known: &mut Known) -> RuleAction {
+        match self.below(9) {
+            0 => RuleAction::Output(OutputTo::Port(self.port())),
+            1 => {
+                let to =
+                    [OutputTo::InPort, OutputTo::Normal, OutputTo::All, OutputTo::Flood, OutputTo::Local];
+                RuleAction::Output(to[self.of::<usize>(5)])
+            }
+            2 => {
+                known.push_vlan();
+                RuleAction::PushVlan([0x8100, 0x88a8][self.of::<usize>(2)])
+            }
+            3 => {
+                known.pop_vlan();
+                RuleAction::PopVlan
+            }
+            4 => {
+                known.has_vlan();
+                RuleAction::ModVlanVid(self.of(4096))
+            }
+            5 => {
+                known.has_vlan();
+                RuleAction::ModVlanPcp(self.of(8))
+            }
+            6 if known.has(Needs::Ip) => RuleAction::DecTtl,
+            7 if known.has(Needs::Vlan) => {
+                let (field, mask) = (Field::VlanVid, Field::VlanVid.full_mask());
+                RuleAction::SetField { field, value: PRESENT | u128::from(self.below(4096)), mask }
+            }
+            8 => self.move_bits(known),
+            _ => self.set_field(known),
+        }
+    }
+
+    fn actions(&mut self, matching: &Match, table: u8) -> Box<[RuleAction]> {
+        let mut known = Known::of(matching);
+        let mut actions = Vec::new();
+        for _ in 0..self.below(6) {
+            actions.push(match self.below(8) {
+                0 => RuleAction::Controller { max_len: self.of(1 << 16), id: self.of(3) },
+                1 => {
+                    let in_port = self.one_in(2).then(|| self.port());
+                    let table = self.one_in(2).then(|| self.of(255));
+                    RuleAction::Resubmit { in_port, table }
+                }
+                2 => RuleAction::Output(OutputTo::Subfield(self.run(&known, false))),
+                _ => self.simple(&mut known),
+            });
+        }
+        if self.one_in(3) {
+            actions.push(RuleAction::ClearActions);
+        }
+        if self.one_in(3) {
+            let set = (0..self.below(4)).map(|_| self.simple(&mut known)).collect();
+            actions.push(RuleAction::WriteActions(set));
+        }
+        if self.one_in(3) {
+            let mask = if self.one_in(2) { u64::MAX } else { self.next() };
+            actions.push(RuleAction::WriteMetadata { value: self.next() & mask, mask });
+        }
+        if self.one_in(3) && table < 254 {
+            actions.push(RuleAction::GotoTable(table + 1 + self.of::<u8>((254 - table).into())));
+        }
+        actions.into()
+    }
+
+    fn rule(&mut self) -> RuleSpec {
+        let (matching, table) = (self.matching(), self.of(255));
+        RuleSpec {
+            table,
+            priority: self.of(1 << 16),
+            cookie: if self.one_in(2) { 0 } else { self.next() },
+            idle_timeout_s: self.of(3),
+            hard_timeout_s: self.of(1 << 16),
+            matching,
+            actions: self.actions(&matching, table),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn printed_rule_is_read_back_as_it_was(seed in 1_u64..) {
+        let mut random = Random(seed);
+        random.next();
+        for _ in 0..20 {
+            let rule = random.rule();
+            let text = rule_text(&rule, &Ports);
+            match parse_rule(&text, &Ports) {
+                Ok(read) => prop_assert_eq!(read, rule, "{}", text),
+                Err(error) => prop_assert!(false, "{}: {}", text, error),
+            }
+        }
+    }
+}
