@@ -1,9 +1,12 @@
-//! A short, repeatable pass of the `extract` fuzz target, for machines without a fuzzer.
+//! Short, repeatable passes of the `extract` and `rules` fuzz targets, for machines without a fuzzer.
 
 use std::collections::HashMap;
 
 #[path = "../../fuzz/src/extract.rs"]
 mod extract;
+
+#[path = "../../fuzz/src/rules.rs"]
+mod rules;
 
 use extract::Outcome;
 
@@ -73,4 +76,128 @@ fn random_inputs_keep_every_promise_and_reach_every_outcome() {
         assert!(outcomes.get(&outcome).is_some_and(|&count| count > 20), "{outcome:?} in {outcomes:?}");
     }
     assert_eq!(extract::run(&[0; 17]), Outcome::NoFrame);
+}
+
+/// Pieces of conditions and of actions that fit together now and then.
+const CONDITIONS: [&str; 40] = [
+    "table=1",
+    "priority=7",
+    "cookie=0x5",
+    "cookie=1/3",
+    "idle_timeout=10",
+    "out_port=vm1",
+    "in_port=vm0",
+    "in_port=\"17\"",
+    "ip",
+    "ipv6",
+    "tcp",
+    "tcp6",
+    "udp",
+    "icmp",
+    "icmp6",
+    "arp",
+    "dl_vlan=10",
+    "dl_vlan_pcp=3",
+    "vlan_tci=0x1000/0x1000",
+    "inner_vlan_vid=20",
+    "dl_src=02:00:00:00:00:01",
+    "dl_dst=01:00:00:00:00:00/01:00:00:00:00:00",
+    "nw_src=10.0.0.0/8",
+    "nw_dst=10.0.0.1/255.0.0.255",
+    "ipv6_dst=fd00::/64",
+    "nw_tos=184",
+    "nw_ecn=1",
+    "nw_ttl=64",
+    "nw_frag=not_later",
+    "tp_src=0x50/0xfff0",
+    "tp_dst=22",
+    "tcp_flags=+syn-ack",
+    "icmp_type=135",
+    "nd_target=fe80::1",
+    "metadata=0x5/0x7",
+    "reg0=1",
+    "xreg1=2",
+    "xxreg3=3",
+    "dl_type=0x88cc",
+    "nw_proto=89",
+];
+const ACTIONS: [&str; 32] = [
+    "drop",
+    "vm1",
+    "\"all\"",
+    "normal",
+    "flood",
+    "in_port",
+    "output:reg0[0..15]",
+    "output:\"reg0\"",
+    "controller",
+    "controller(max_len=100,id=3)",
+    "push_vlan:0x88a8",
+    "pop_vlan",
+    "mod_vlan_vid:5",
+    "mod_vlan_pcp:2",
+    "set_vlan_vid:6",
+    "mod_dl_src:02:00:00:00:00:01",
+    "mod_nw_src:10.0.0.9",
+    "mod_nw_tos:4",
+    "mod_tp_dst:80",
+    "set_field:fd00::2->ipv6_src",
+    "set_field:0x1/0x3->reg1",
+    "load:5->reg2[4..7]",
+    "move:eth_src[]->eth_dst[]",
+    "move:reg0[0..7]->reg1[8..15]",
+    "dec_ttl",
+    "resubmit:vm1",
+    "resubmit(,4)",
+    "apply_actions(vm0,dec_ttl)",
+    "clear_actions",
+    "write_actions(set_field:1->reg0,vm0)",
+    "write_metadata:5/7",
+    "goto_table:9",
+];
+
+impl Random {
+    fn pieces(&mut self, pieces: &[&str], text: &mut Vec<u8>) {
+        for _ in 0..self.below(4) {
+            let at = usize::try_from(self.below(pieces.len() as u64)).expect("a short list");
+            text.extend(pieces[at].as_bytes());
+            text.push(if self.below(30) == 0 { b' ' } else { b',' });
+        }
+    }
+
+    /// A few lines of conditions and actions, now and then with a wrong byte.
+    fn rules(&mut self) -> Vec<u8> {
+        let mut text = Vec::new();
+        for line in 0..=self.below(3) {
+            if line > 0 {
+                text.push(b'\n');
+            }
+            self.pieces(&CONDITIONS, &mut text);
+            if self.below(4) > 0 {
+                text.extend(b"actions=");
+                self.pieces(&ACTIONS, &mut text);
+            }
+        }
+        let len = text.len() as u64;
+        if self.below(3) == 0 && len > 0 {
+            let at = usize::try_from(self.below(len)).expect("a short text");
+            text[at] = if self.below(2) == 0 { self.byte() } else { b"()[]\"=:/,->."[at % 12] };
+        }
+        text
+    }
+}
+
+#[test]
+fn random_texts_are_read_as_everything_that_text_can_be() {
+    let mut random = Random(0x1234_5678_9abc_def1);
+    let mut counts = [0; 6];
+    for _ in 0..20_000 {
+        let read = rules::run(&random.rules());
+        let kinds =
+            [read.rule, read.rules > 0, read.rules > 1, read.modification, read.selector, read.packet];
+        for (count, is) in counts.iter_mut().zip(kinds) {
+            *count += usize::from(is);
+        }
+    }
+    assert!(counts.iter().all(|&count| count > 20), "{counts:?}");
 }
