@@ -4,7 +4,10 @@
 
 /// The word of `known` that `got` is a slip of: at most half of its letters, and never more than two, are wrong.
 pub fn nearest<'a>(got: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let len = got.chars().count();
     known
+        // A word of another length needs as many changes at least.
+        .filter(|word| word.chars().count().abs_diff(len) <= 2)
         .map(|word| (edit_distance(got, word), word))
         .filter(|&(distance, word)| distance <= (word.len() / 2).min(2))
         .min_by_key(|&(distance, _)| distance)
