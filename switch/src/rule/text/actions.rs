@@ -496,6 +496,11 @@ impl List<'_> {
             }
             _ => None,
         };
+        if in_port.is_none() && table.is_none() {
+            return Err(item
+                .whole
+                .error("another port or table than the packet's own, or it would go round for ever"));
+        }
         Ok(RuleAction::Resubmit { in_port, table })
     }
 

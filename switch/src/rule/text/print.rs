@@ -171,6 +171,7 @@ fn resubmit_text(in_port: Option<PortId>, table: Option<u8>, names: &dyn PortNam
     let port = in_port.map(|port| port_text(port, names));
     match (port, table) {
         (Some(port), None) => format!("resubmit:{port}"),
+        // No text says so; here it stands for what the operator would see happen.
         (None, None) => "resubmit:in_port".to_owned(),
         (port, Some(table)) => format!("resubmit({},{table})", port.unwrap_or_default()),
     }

@@ -168,7 +168,7 @@ impl Random {
                 0 => RuleAction::Controller { max_len: self.of(1 << 16), id: self.of(3) },
                 1 => {
                     let in_port = self.one_in(2).then(|| self.port());
-                    let table = self.one_in(2).then(|| self.of(255));
+                    let table = (in_port.is_none() || self.one_in(2)).then(|| self.of(255));
                     RuleAction::Resubmit { in_port, table }
                 }
                 2 => RuleAction::Output(OutputTo::Subfield(self.run(&known, false))),

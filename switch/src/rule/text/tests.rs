@@ -320,16 +320,15 @@ fn actions_do_what_the_manuals_say() {
         ),
         (
             "table=2,",
-            "resubmit:vm1,resubmit(2,3),resubmit(,4),resubmit(in_port,5),resubmit:in_port,resubmit(\"all\",255)",
+            "resubmit:vm1,resubmit(2,3),resubmit(,4),resubmit(in_port,5),resubmit(\"all\",255)",
             vec![
                 resubmit(Some(port_named("vm1")), None),
                 resubmit(Some(port_named("vm2")), Some(3)),
                 resubmit(None, Some(4)),
                 resubmit(None, Some(5)),
-                resubmit(None, None),
                 resubmit(Some(port_named("all")), None),
             ],
-            "resubmit:vm1,resubmit(vm2,3),resubmit(,4),resubmit(,5),resubmit:in_port,resubmit:\"all\"",
+            "resubmit:vm1,resubmit(vm2,3),resubmit(,4),resubmit(,5),resubmit:\"all\"",
         ),
         (
             "table=2,",
@@ -645,6 +644,10 @@ fn wrong_lines_are_refused_with_place_and_advice() {
         (
             "actions=resubmit",
             "column 9: found \"resubmit\", expected resubmit(PORT,TABLE), resubmit(,TABLE) or resubmit:PORT",
+        ),
+        (
+            "actions=resubmit(in_port,255)",
+            "column 9: found \"resubmit(in_port,255)\", expected another port or table than the packet's own, or it would go round for ever",
         ),
         (
             "actions=resubmit(,1,ct)",
