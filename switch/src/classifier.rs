@@ -51,14 +51,28 @@ struct Subtable {
     depth: Depth,
     entries: Vec<Entry>,
     count: usize,
+    /// Packets found since the last ranking.
     hits: u64,
+    /// Packets found before.
+    hits_before: u64,
+}
+
+/// A subtable in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubtableStats {
+    /// Its mask.
+    pub mask: Arc<Mask>,
+    /// Megaflows in it.
+    pub flows: usize,
+    /// Packets found in it since it was made.
+    pub hits: u64,
 }
 
 impl Subtable {
     fn new(mask: Arc<Mask>) -> Self {
         let words = mask.0.words().iter().copied().enumerate().filter(|&(_, word)| word != 0).collect();
         let depth = mask.depth();
-        Self { mask, words, depth, entries: vec![Entry::EMPTY; 16], count: 0, hits: 0 }
+        Self { mask, words, depth, entries: vec![Entry::EMPTY; 16], count: 0, hits: 0, hits_before: 0 }
     }
 
     #[inline]
@@ -235,6 +249,15 @@ impl Classifier {
         self.subtables.len()
     }
 
+    /// The subtables in the order in which they are searched.
+    pub fn subtable_stats(&self) -> impl Iterator<Item = SubtableStats> + '_ {
+        self.subtables.iter().map(|subtable| SubtableStats {
+            mask: Arc::clone(&subtable.mask),
+            flows: subtable.count,
+            hits: subtable.hits_before + subtable.hits,
+        })
+    }
+
     /// The flow that `name` was made for, if it is still there; it may be dead.
     #[inline]
     pub fn get(&self, name: FlowRef) -> Option<&Megaflow> {
@@ -382,7 +405,7 @@ impl Classifier {
     pub fn rank(&mut self) {
         self.subtables.sort_by_key(|subtable| std::cmp::Reverse(subtable.hits));
         for subtable in &mut self.subtables {
-            subtable.hits = 0;
+            subtable.hits_before += std::mem::take(&mut subtable.hits);
         }
     }
 

@@ -303,6 +303,18 @@ impl Packet {
         }
     }
 
+    /// A packet for those who only look at headers: the first of `bytes` as its head, and no tail.
+    pub fn of_bytes(in_port: PortId, bytes: &[u8]) -> Self {
+        let mut packet = Self { in_port, ..Self::new() };
+        let head = &bytes[..bytes.len().min(HEAD_CAPACITY)];
+        #[allow(clippy::cast_possible_truncation, reason = "HEADROOM and HEAD_CAPACITY are small constants")]
+        {
+            (packet.start, packet.head_len) = (HEADROOM as u16, head.len() as u16);
+        }
+        packet.head_mut().copy_from_slice(head);
+        packet
+    }
+
     /// The head.
     #[inline]
     pub fn head(&self) -> &[u8] {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::action::{Action, Actions, Punt, Verdict};
-use crate::classifier::{Classifier, Pending};
+use crate::classifier::{Classifier, Pending, SubtableStats};
 use crate::drop_reason::DropReason;
 use crate::edit::vlan::{outer_vlan, pop_vlan, push_vlan, set_vlan};
 use crate::fdb::Fdb;
@@ -291,6 +291,11 @@ impl Pipeline {
     /// above it are the revalidator's to end.
     pub fn flow_limit(&self) -> &Arc<AtomicUsize> {
         &self.flow_limit
+    }
+
+    /// The classifier's subtables in the order in which they are searched.
+    pub fn subtables(&self) -> impl Iterator<Item = SubtableStats> + '_ {
+        self.classifier.subtable_stats()
     }
 
     /// Switches a burst, all packets of which came in by the same port. Packets may be rewritten; the burst is the
