@@ -3,9 +3,31 @@
 //! Whatever changes ports holds the lock of the port table from beginning to end; whatever changes the snapshot that workers
 //! see does so by `Published::update`, so changes of rules, which need no port table, can come from any thread.
 
+/// Rules: `ctl flow`.
+mod rules;
+
+/// Mirrors: `ctl mirror`.
+mod mirrors;
+
+/// Reading the configuration again: `ctl reload`.
+mod reload;
+
+/// What would happen to a packet: `ctl trace`.
+mod trace;
+
+/// The header fields of a packet as text.
+mod packet_text;
+
+/// How the caches do: `ctl cache`.
+mod caches;
+
+/// What is watched while it happens: `ctl monitor` and `ctl top`.
+mod watch;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -16,21 +38,27 @@ use parking_lot::Mutex;
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::fdb::Fdb;
 use vsteer_switch::port::{MAX_PORTS, PortId};
+use vsteer_switch::rule::edit::Edit;
+use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::vlan::{SwitchConfig, VlanId};
 use vsteer_vhost::net::queue::KickPoller;
 
-use crate::config::{Config, PollMode, PortSpec};
-use crate::control::Operations;
+use self::mirrors::switch_mirrors;
+use self::reload::{Configured, read_rules};
+use crate::config::{Config, ConfigOrigin, FlowCacheConfig, MirrorSpec, PollMode, PortSpec};
 use crate::control::flow_text::{mac_text, match_text, verdict_text};
 use crate::control::protocol::{
-    ErrorKind, FdbEntry, FdbFilter, FdbFlushed, FlowInfo, OperationError, PortCounters, PortInfo, PortState,
-    Stats, WorkerInfo,
+    CacheInfo, ErrorKind, FdbEntry, FdbFilter, FdbFlushed, FlowInfo, MirrorInfo, MonitorFilter,
+    OperationError, PortCounters, PortInfo, PortState, Reloaded, RuleFilter, RuleInfo, RulesChanged,
+    RulesParams, SelectorParams, Stats, TableInfo, TopQuery, TraceInfo, TraceQuery, WorkerInfo,
 };
+use crate::control::{Operations, Stream};
 use crate::driver::{OpenPort, open};
 use crate::fabric::{Alarm, Fabric};
 use crate::notify::Trigger;
 use crate::port::{Driver, Port, switch_port};
 use crate::port_numbers::PortNumbers;
+use crate::punt::Punts;
 use crate::revalidator::Revalidator;
 use crate::topology::{Published, Topology};
 use crate::worker::{Message, WorkerHandle};
@@ -44,11 +72,24 @@ const RETIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The running appliance; stops everything when dropped, ports last.
 #[derive(Debug)]
 pub struct Appliance {
-    mode: PollMode,
+    /// Where the configuration comes from, and what it said about what cannot change.
+    origin: ConfigOrigin,
+    started: Started,
     workers: Vec<WorkerHandle>,
     revalidator: Revalidator,
     fabric: Arc<Fabric>,
     ports: Mutex<PortTable>,
+    /// Locked after `ports`.
+    configured: Mutex<Configured>,
+}
+
+/// What the configuration said at the start about what cannot change while the switch runs.
+#[derive(Debug)]
+struct Started {
+    workers: Vec<Option<usize>>,
+    poll: PollMode,
+    control: Option<PathBuf>,
+    flow_cache: FlowCacheConfig,
 }
 
 /// The ports as control threads see them.
@@ -56,14 +97,16 @@ pub struct Appliance {
 struct PortTable {
     open: Vec<OpenPort>,
     numbers: Arc<PortNumbers>,
+    mirrors: Vec<MirrorSpec>,
 }
 
 impl Appliance {
-    /// Starts workers and opens every port of `config`. A thread that fails pulls `trigger`.
+    /// Starts workers and opens every port of `config`, which was read from `origin`. Its rules and mirrors are there before
+    /// the first port is. A thread that fails pulls `trigger`.
     ///
     /// # Errors
     /// A thread cannot be made, or a port cannot be opened; everything opened so far is closed again.
-    pub fn start(config: &Config, trigger: &Trigger) -> Result<Self, OperationError> {
+    pub fn start(config: &Config, origin: ConfigOrigin, trigger: &Trigger) -> Result<Self, OperationError> {
         let worker_count = config.workers.len();
         let fabric = Arc::new(Fabric {
             topology: Published::new(Topology::empty(worker_count)),
@@ -71,6 +114,7 @@ impl Appliance {
             new_flows: SegQueue::new(),
             start: Instant::now(),
             changes: Alarm::default(),
+            punts: Arc::new(Punts::new(worker_count)),
         });
         let failed = |error: io::Error| OperationError::failed(format!("cannot start a thread: {error}"));
         let workers = (0..)
@@ -84,23 +128,70 @@ impl Appliance {
         let shared = workers.iter().map(|worker| Arc::downgrade(&worker.shared)).collect();
         let revalidator = Revalidator::start(Arc::clone(&fabric), shared, config.flow_cache, trigger.vital())
             .map_err(failed)?;
-        let appliance = Self { mode: config.poll, workers, revalidator, fabric, ports: Mutex::default() };
+        let Config { workers: cpus, poll, control, flow_cache, .. } = config.clone();
+        let appliance = Self {
+            origin,
+            started: Started { workers: cpus, poll, control, flow_cache },
+            workers,
+            revalidator,
+            fabric,
+            ports: Mutex::default(),
+            configured: Mutex::default(),
+        };
+        appliance.load_rules(config)?;
         for spec in &config.ports {
             appliance.port_add(spec.clone())?;
         }
         Ok(appliance)
     }
 
-    /// Publishes the ports of `table` and waits until every worker uses them, and them only.
+    /// Takes over rules and mirrors of `config`, whose ports are not open yet.
+    fn load_rules(&self, config: &Config) -> Result<(), OperationError> {
+        let mut table = self.ports.lock();
+        let mut numbers = PortNumbers::default();
+        config.ports.iter().try_for_each(|port| self.claim(&mut numbers, &port.name).map(drop))?;
+        let rules =
+            read_rules(config, &numbers).map_err(|error| OperationError::invalid(error.to_string()))?;
+        table.numbers = Arc::new(numbers);
+        table.mirrors.clone_from(&config.mirrors);
+        self.publish_all(&table, |_| rules.clone().map(Edit::Replace));
+        *self.configured.lock() = Configured::new(config, rules);
+        Ok(())
+    }
+
+    /// Publishes the ports and mirrors of `table` and waits until every worker uses them, and them only.
     fn publish_ports(&self, table: &PortTable) {
+        self.publish_all(table, |_| None);
+    }
+
+    /// Publishes the ports and mirrors of `table`, and with them the rules that `edit` makes of the present ones, and waits
+    /// until every worker uses them. Returns what became of the rules.
+    fn publish_all(
+        &self,
+        table: &PortTable,
+        edit: impl FnOnce(&RuleSet) -> Option<Edit>,
+    ) -> Option<RulesChanged> {
         let ports: Vec<_> = table.open.iter().map(|open| Arc::clone(&open.port)).collect();
-        let members = ports.iter().map(|port| (port.id, switch_port(&port.spec())));
-        let config = |generation| SwitchConfig::new(generation, members);
+        let now_ms = self.fabric.now_ms();
+        let mut changed = None;
         let change = |old: &Topology| {
-            Ok::<_, Infallible>(Some(old.with_ports(&ports, Arc::clone(&table.numbers), config)))
+            let mut new =
+                old.with_ports(&ports, Arc::clone(&table.numbers), |epoch| switch_config(table, epoch));
+            if let Some(edit) = edit(&old.rules) {
+                match old.rules.edit(&[edit], now_ms) {
+                    Ok(edited) => {
+                        changed = Some(rules::count(&edited));
+                        new.rules = Arc::new(edited.set);
+                    }
+                    // Was tried before. What came in between by `ctl` can only have made it too large.
+                    Err(error) => tracing::error!(%error, "rules of the configuration are not loaded"),
+                }
+            }
+            Ok::<_, Infallible>(Some(new))
         };
         let Ok(epoch) = self.fabric.topology.update(change);
         self.settle(epoch);
+        changed
     }
 
     /// Waits until every worker uses the snapshot numbered `epoch` or a later one.
@@ -121,56 +212,48 @@ impl Appliance {
         self.fabric.changes.ring();
     }
 
-    fn info(&self, port: &Port) -> PortInfo {
-        let mut counters = PortCounters::default();
-        for shard in &port.counters {
-            counters.rx_pkts += shard.rx_pkts.get();
-            counters.rx_bytes += shard.rx_bytes.get();
-            counters.tx_pkts += shard.tx_pkts.get();
-            counters.tx_bytes += shard.tx_bytes.get();
-            for &reason in DropReason::ALL {
-                let drops = shard.drops(reason);
-                if drops > 0 {
-                    *counters.drops.entry(reason.name().to_owned()).or_default() += drops;
-                }
+    /// Lets go of ports that the present snapshot has no more.
+    ///
+    /// Workers have let go of them; the revalidator is next, which would teach the addresses of their flows again; then what
+    /// was learned from them goes, and only then their sockets.
+    fn retire_ports(&self, gone: Vec<OpenPort>) {
+        let ports: Vec<_> = gone.iter().map(|open| Arc::clone(&open.port)).collect();
+        if !self.sync_revalidator() {
+            tracing::error!("the revalidator does not take over that ports are gone; it may be stuck");
+        }
+        for port in &ports {
+            self.fabric.fdb.remove_port(port.id);
+            for worker in &self.workers {
+                worker.send(Message::ForgetPort(port.id));
             }
         }
-        let spec = port.spec();
-        let mut info = PortInfo {
-            name: spec.name.clone(),
-            id: port.id.number(),
-            kind: spec.type_name().to_owned(),
-            address: spec.address(),
-            state: PortState::Connected,
-            fault: None,
-            features: Vec::new(),
-            queue_pairs_enabled: u16::try_from(port.queues()).unwrap_or(u16::MAX),
-            queue_pairs_offered: u16::try_from(port.queues()).unwrap_or(u16::MAX),
-            vlan: spec.vlan.clone(),
-            mac_limit: spec.mac_limit,
-            mtu: spec.mtu,
-            counters,
-        };
-        match &port.driver {
-            Driver::VhostUser(guest) => {
-                let status = guest.status();
-                info.state = match (&status.fault, status.connected) {
-                    (Some(_), true) => PortState::Stopped,
-                    (None, true) => PortState::Connected,
-                    (_, false) => PortState::Waiting,
-                };
-                info.fault = status.fault.map(|fault| fault.to_string());
-                info.features = status.negotiated.names().into_iter().map(str::to_owned).collect();
-                info.queue_pairs_enabled = status.live_pairs;
-            }
-            Driver::Tap(tap) => {
-                info.fault = tap.fault();
-                if info.fault.is_some() {
-                    info.state = PortState::Stopped;
-                }
-            }
-        }
-        info
+        self.fabric.changes.ring();
+        drop(gone);
+        // The revalidator and readers of statistics hold a snapshot for a moment. An interface can be opened again once
+        // the last of them let go.
+        soon(Instant::now() + RETIRE_TIMEOUT, || {
+            self.fabric.topology.free_replaced();
+            ports.iter().all(|port| Arc::strong_count(port) == 1)
+        });
+    }
+
+    /// Waits until the revalidator has gone through all megaflows: none goes by anything older than what is published now, and
+    /// the counters of rules are up to date. Says whether that came in time.
+    fn sync_revalidator(&self) -> bool {
+        self.revalidator.sync(Instant::now() + RETIRE_TIMEOUT)
+    }
+
+    /// Gives `name` its number.
+    fn claim(&self, numbers: &mut PortNumbers, name: &str) -> Result<PortId, OperationError> {
+        let rules = Arc::clone(&self.fabric.topology.load().rules);
+        let is_meant = |port| rules.rules().any(|rule| rule.spec().names_port(port));
+        numbers.claim(name, is_meant).ok_or_else(|| {
+            let message = format!(
+                "all {MAX_PORTS} port numbers are taken, by ports or by rules about ports that are gone; delete one of \
+                 either first"
+            );
+            OperationError::new(ErrorKind::Exists, message)
+        })
     }
 
     /// The filter's port and VLAN as the forwarding database knows them.
@@ -193,6 +276,82 @@ impl Appliance {
     }
 }
 
+/// What the slow path knows of the ports and mirrors of `table`.
+fn switch_config(table: &PortTable, generation: u64) -> SwitchConfig {
+    let specs: Vec<_> = table.open.iter().map(|open| (open.port.id, open.port.spec())).collect();
+    let local = specs.iter().find(|(_, spec)| spec.local).map(|&(id, _)| id);
+    SwitchConfig::new(generation, specs.iter().map(|(id, spec)| (*id, switch_port(spec))))
+        .with_local(local)
+        .with_mirrors(switch_mirrors(table))
+}
+
+/// Packets and drops of a port, all workers together.
+fn port_counters(port: &Port) -> PortCounters {
+    let mut counters = PortCounters::default();
+    for shard in &port.counters {
+        counters.rx_pkts += shard.rx_pkts.get();
+        counters.rx_bytes += shard.rx_bytes.get();
+        counters.tx_pkts += shard.tx_pkts.get();
+        counters.tx_bytes += shard.tx_bytes.get();
+        for &reason in DropReason::ALL {
+            let drops = shard.drops(reason);
+            if drops > 0 {
+                *counters.drops.entry(reason.name().to_owned()).or_default() += drops;
+            }
+        }
+    }
+    counters
+}
+
+/// Whether packets can pass a port, and why it was stopped.
+fn port_state(port: &Port) -> (PortState, Option<String>) {
+    match &port.driver {
+        Driver::VhostUser(guest) => {
+            let status = guest.status();
+            let state = match (&status.fault, status.connected) {
+                (Some(_), true) => PortState::Stopped,
+                (None, true) => PortState::Connected,
+                (_, false) => PortState::Waiting,
+            };
+            (state, status.fault.map(|fault| fault.to_string()))
+        }
+        Driver::Tap(tap) => match tap.fault() {
+            Some(fault) => (PortState::Stopped, Some(fault)),
+            None => (PortState::Connected, None),
+        },
+    }
+}
+
+/// A port in full.
+fn port_info(port: &Port) -> PortInfo {
+    let spec = port.spec();
+    let (state, fault) = port_state(port);
+    let queues = u16::try_from(port.queues()).unwrap_or(u16::MAX);
+    let (features, enabled) = match &port.driver {
+        Driver::VhostUser(guest) => {
+            let status = guest.status();
+            (status.negotiated.names().into_iter().map(str::to_owned).collect(), status.live_pairs)
+        }
+        Driver::Tap(_) => (Vec::new(), queues),
+    };
+    PortInfo {
+        name: spec.name.clone(),
+        id: port.id.number(),
+        kind: spec.type_name().to_owned(),
+        address: spec.address(),
+        state,
+        fault,
+        features,
+        queue_pairs_enabled: enabled,
+        queue_pairs_offered: queues,
+        vlan: spec.vlan.clone(),
+        mac_limit: spec.mac_limit,
+        mtu: spec.mtu,
+        local: spec.local,
+        counters: port_counters(port),
+    }
+}
+
 /// Waits until `done`, or until `deadline`; says whether it is done.
 fn soon(deadline: Instant, done: impl Fn() -> bool) -> bool {
     while !done() {
@@ -212,17 +371,22 @@ impl PortTable {
             .map(|open| Arc::clone(&open.port))
             .ok_or_else(|| OperationError::no_port(name))
     }
+
+    /// The number of the port `name`, if it is there.
+    fn open_id(&self, name: &str) -> Option<PortId> {
+        self.open.iter().find(|open| open.port.spec().name == name).map(|open| open.port.id)
+    }
 }
 
 impl Operations for Appliance {
     fn port_list(&self) -> Result<Vec<PortInfo>, OperationError> {
         let topology = self.fabric.topology.load();
-        Ok(topology.ports.iter().flatten().map(|port| self.info(port)).collect())
+        Ok(topology.ports.iter().flatten().map(|port| port_info(port)).collect())
     }
 
     fn port_show(&self, name: &str) -> Result<PortInfo, OperationError> {
         let port = self.ports.lock().find(name)?;
-        Ok(self.info(&port))
+        Ok(port_info(&port))
     }
 
     fn port_add(&self, spec: PortSpec) -> Result<PortInfo, OperationError> {
@@ -230,18 +394,8 @@ impl Operations for Appliance {
         if let Some(taken) = table.open.iter().find_map(|open| open.conflict(&spec)) {
             return Err(OperationError::new(ErrorKind::Exists, taken));
         }
-        let rules = Arc::clone(&self.fabric.topology.load().rules);
-        let is_meant = |port| rules.rules().any(|rule| rule.spec().names_port(port));
         let mut numbers = PortNumbers::clone(&table.numbers);
-        let id = numbers.claim(&spec.name, is_meant).ok_or_else(|| {
-            OperationError::new(
-                ErrorKind::Exists,
-                format!(
-                    "all {MAX_PORTS} port numbers are taken, by ports or by rules about ports that are gone; delete one \
-                     of either first"
-                ),
-            )
-        })?;
+        let id = self.claim(&mut numbers, &spec.name)?;
         let open = open(id, spec, self.workers.len()).map_err(OperationError::failed)?;
         let port = Arc::clone(&open.port);
         let spec = port.spec();
@@ -249,7 +403,7 @@ impl Operations for Appliance {
         table.open.push(open);
         self.publish_ports(&table);
         tracing::info!(port = spec.name, kind = spec.type_name(), address = spec.address(), "port added");
-        Ok(self.info(&port))
+        Ok(port_info(&port))
     }
 
     fn port_del(&self, name: &str) -> Result<(), OperationError> {
@@ -259,28 +413,9 @@ impl Operations for Appliance {
             std::mem::take(&mut table.open).into_iter().partition(|open| Arc::ptr_eq(&open.port, &port));
         table.open = left;
         Arc::make_mut(&mut table.numbers).release(port.id);
-        // Workers let go of the port first, then the revalidator, which would teach the addresses of its flows again; then
-        // what was learned from it goes, and only then its sockets.
-        self.publish_ports(&table);
-        if !self.revalidator.sync(Instant::now() + RETIRE_TIMEOUT) {
-            tracing::error!(
-                port = name,
-                "the revalidator does not take over that the port is gone; it may be stuck"
-            );
-        }
-        self.fabric.fdb.remove_port(port.id);
-        self.fabric.changes.ring();
-        for worker in &self.workers {
-            worker.send(Message::ForgetPort(port.id));
-        }
-        drop(gone);
-        // The revalidator and readers of statistics hold a snapshot for a moment. An interface can be opened again once
-        // the last of them let go.
-        soon(Instant::now() + RETIRE_TIMEOUT, || {
-            self.fabric.topology.free_replaced();
-            Arc::strong_count(&port) == 1
-        });
         drop(port);
+        self.publish_ports(&table);
+        self.retire_ports(gone);
         tracing::info!(port = name, "port deleted");
         Ok(())
     }
@@ -313,6 +448,62 @@ impl Operations for Appliance {
         Ok(FdbFlushed { removed })
     }
 
+    fn rule_add(&self, rules: &RulesParams) -> Result<RulesChanged, OperationError> {
+        self.add_rules(rules)
+    }
+
+    fn rule_replace(&self, rules: &RulesParams) -> Result<RulesChanged, OperationError> {
+        self.replace_rules(rules)
+    }
+
+    fn rule_modify(&self, change: &SelectorParams) -> Result<RulesChanged, OperationError> {
+        self.modify_rules(change)
+    }
+
+    fn rule_delete(&self, change: &SelectorParams) -> Result<RulesChanged, OperationError> {
+        self.delete_rules(change)
+    }
+
+    fn rule_dump(&self, filter: &RuleFilter) -> Result<Vec<RuleInfo>, OperationError> {
+        self.dump_rules(filter)
+    }
+
+    fn table_dump(&self) -> Result<Vec<TableInfo>, OperationError> {
+        Ok(self.dump_tables())
+    }
+
+    fn mirror_list(&self) -> Result<Vec<MirrorInfo>, OperationError> {
+        Ok(self.list_mirrors())
+    }
+
+    fn mirror_add(&self, spec: MirrorSpec) -> Result<MirrorInfo, OperationError> {
+        self.add_mirror(spec)
+    }
+
+    fn mirror_del(&self, name: &str) -> Result<(), OperationError> {
+        self.delete_mirror(name)
+    }
+
+    fn cache_show(&self) -> Result<CacheInfo, OperationError> {
+        Ok(self.show_caches())
+    }
+
+    fn trace(&self, query: &TraceQuery) -> Result<TraceInfo, OperationError> {
+        self.trace_packet(query)
+    }
+
+    fn monitor(&self, filter: &MonitorFilter) -> Result<Box<dyn Stream>, OperationError> {
+        self.watch_punts(filter)
+    }
+
+    fn top(&self, query: &TopQuery) -> Result<Box<dyn Stream>, OperationError> {
+        self.watch_rates(query)
+    }
+
+    fn reload(&self) -> Result<Reloaded, OperationError> {
+        self.reload_config()
+    }
+
     fn flow_dump(&self) -> Result<Vec<FlowInfo>, OperationError> {
         let now_ms = self.fabric.now_ms();
         let shown = self.revalidator.flows.flows().map(|flow| {
@@ -343,7 +534,7 @@ impl Operations for Appliance {
             WorkerInfo {
                 index,
                 cpu: worker.cpu,
-                mode: self.mode.name().to_owned(),
+                mode: self.started.poll.name().to_owned(),
                 iterations: get(&shared.rounds),
                 busy_cycles: get(&shared.busy_cycles),
                 busy: get(&shared.busy_cycles) as f64 / get(&shared.total_cycles).max(1) as f64,
@@ -360,6 +551,7 @@ impl Operations for Appliance {
             workers: workers.collect(),
             ports,
             totals,
+            punts: self.fabric.punts.counters(),
         })
     }
 }

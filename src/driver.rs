@@ -51,6 +51,12 @@ impl OpenPort {
         if mine.name == spec.name {
             return Some(format!("port {}: the name is taken; choose another", spec.name));
         }
+        if mine.local && spec.local {
+            return Some(format!(
+                "port {}: {} is the local port already; drop local=on",
+                spec.name, mine.name
+            ));
+        }
         (mine.identity() == spec.identity()).then(|| {
             format!("port {}: {} is already port {}; choose another", spec.name, spec.address(), mine.name)
         })

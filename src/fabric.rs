@@ -10,6 +10,7 @@ use vsteer_switch::fdb::Fdb;
 use vsteer_switch::megaflow::Megaflow;
 use vsteer_switch::pipeline::Events;
 
+use crate::punt::Punts;
 use crate::topology::Published;
 
 /// What the workers, the revalidator and the control threads share.
@@ -28,6 +29,8 @@ pub struct Fabric {
     pub start: Instant,
     /// Wakes the revalidator.
     pub changes: Alarm,
+    /// Packets on their way to whoever listens.
+    pub punts: Arc<Punts>,
 }
 
 impl Fabric {

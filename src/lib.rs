@@ -33,6 +33,9 @@ pub mod port_numbers;
 /// Snapshots of ports, assignments and rules, published to the workers.
 pub mod topology;
 
+/// Packets that rules hand out, from the workers to whoever listens.
+pub mod punt;
+
 /// What all threads share.
 pub mod fabric;
 
@@ -41,6 +44,9 @@ pub mod worker;
 
 /// The thread that ages flows and addresses.
 pub mod revalidator;
+
+/// Capture files.
+pub mod pcap;
 
 /// The control socket: protocol, server, client, and tables for the terminal.
 pub mod control;

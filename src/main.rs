@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use vsteer::appliance::Appliance;
-use vsteer::cli::{CAPABILITIES, Invocation, RunArgs};
+use vsteer::cli::{CAPABILITIES, CtlArgs, Invocation, Job, RunArgs};
 use vsteer::control::Operations;
 use vsteer::control::ask::ask;
 use vsteer::control::server::Server;
+use vsteer::control::watch::watch;
 use vsteer::logging;
 use vsteer::notify::{self, Shutdown};
 
@@ -17,9 +18,7 @@ fn main() -> ExitCode {
     let done = match Invocation::parse(std::env::args_os()) {
         Ok(Invocation::PrintCapabilities) => print(&format!("{CAPABILITIES}\n")),
         Ok(Invocation::Run(args)) => run(&args),
-        Ok(Invocation::Ctl(args)) => {
-            ask(&args.socket, &args.request(), args.json).map_err(Into::into).and_then(|text| print(&text))
-        }
+        Ok(Invocation::Ctl(args)) => ctl(&args),
         Err(usage) => usage.exit(),
     };
     match done {
@@ -31,6 +30,13 @@ fn main() -> ExitCode {
     }
 }
 
+fn ctl(args: &CtlArgs) -> Result<(), Box<dyn Error>> {
+    match args.job()? {
+        Job::Ask(request) => print(&ask(&args.socket, &request, args.json)?),
+        Job::Watch(job) => Ok(watch(&args.socket, &job, args.json)?),
+    }
+}
+
 fn run(args: &RunArgs) -> Result<(), Box<dyn Error>> {
     let origin = args.origin()?;
     let config = origin.read()?;
@@ -39,7 +45,7 @@ fn run(args: &RunArgs) -> Result<(), Box<dyn Error>> {
     }
     logging::start(args.log())?;
     let mut shutdown = Shutdown::new()?;
-    let appliance = Arc::new(Appliance::start(&config, &shutdown.trigger())?);
+    let appliance = Arc::new(Appliance::start(&config, origin, &shutdown.trigger())?);
     let control = config
         .control
         .as_deref()

@@ -6,6 +6,7 @@
 //! one that a rule still means, so no rule ever comes to mean another port than the one it was written for.
 
 use vsteer_switch::port::{MAX_PORTS, PortId};
+use vsteer_switch::rule::text::PortNames;
 
 /// Names of port numbers.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +35,12 @@ impl PortNumbers {
     /// The name whose number this is, whether or not the port is there.
     pub fn name(&self, port: PortId) -> Option<&str> {
         self.names.get(port.index())?.as_ref().map(|named| named.name.as_str())
+    }
+
+    /// The name of the port with this number in a flow key.
+    pub fn name_of_number(&self, number: u32) -> Option<String> {
+        let port = u16::try_from(number).ok().and_then(PortId::new)?;
+        self.name(port).map(str::to_owned)
     }
 
     /// Gives `name` its number for a port that comes: its own, one that was never used, or the one that has been free for
@@ -65,6 +72,16 @@ impl PortNumbers {
             Some((since, id(index)?))
         });
         free.filter(|&(_, port)| !is_meant(port)).min_by_key(|&(since, _)| since).map(|(_, port)| port)
+    }
+}
+
+impl PortNames for PortNumbers {
+    fn number(&self, name: &str) -> Option<PortId> {
+        self.number(name)
+    }
+
+    fn name(&self, port: PortId) -> Option<String> {
+        self.name(port).map(str::to_owned)
     }
 }
 

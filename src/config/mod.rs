@@ -39,6 +39,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use vsteer_switch::port::MAX_PORTS;
+use vsteer_switch::vlan::MAX_MIRRORS;
+
+use self::rules::ListedPorts;
 
 pub use self::cpu::CpuList;
 pub(crate) use self::cpu::pin_to;
@@ -52,6 +55,7 @@ pub use self::port_spec::{
     VhostUserSpec,
 };
 pub use self::rules::{RulesSource, RulesText};
+pub(crate) use self::rules::{rule_line, text_problem};
 pub use self::vlan::{MAX_VLAN, VlanSet, VlanSpec};
 
 /// Control socket of `vsteer run`, and where `vsteer ctl` looks for it.
@@ -225,6 +229,7 @@ impl Config {
         let ports = merge_ports(command_line.ports, file.ports)?;
         let rules = if command_line.rules.is_empty() { file.rules } else { command_line.rules };
         let rules = rules.iter().map(RulesSource::read).collect::<Result<Vec<_>, _>>()?;
+        rules.iter().try_for_each(|text| text.parse(&ListedPorts(&ports)).map(drop))?;
         Ok(Self {
             workers,
             poll: command_line.poll.or(file.poll).unwrap_or_default(),
@@ -265,6 +270,9 @@ fn merge_mirrors(
 ) -> Result<Vec<MirrorSpec>, ConfigError> {
     file.retain(|old| command_line.iter().all(|new| new.value.name != old.value.name));
     file.extend(command_line);
+    if let Some(mirror) = file.get(MAX_MIRRORS) {
+        return Err(ConfigError::new(&mirror.place, format!("more mirrors than {MAX_MIRRORS}; drop some")));
+    }
     let mut names = HashMap::new();
     for Placed { place, value } in &file {
         if let Some(first) = names.insert(value.name.as_str(), place) {
@@ -279,7 +287,7 @@ fn merge_mirrors(
 }
 
 /// Refuses two ports with one name, on one socket or interface, or that are both the local port.
-fn refuse_shared(ports: &[Placed<PortSpec>]) -> Result<(), ConfigError> {
+pub(crate) fn refuse_shared(ports: &[Placed<PortSpec>]) -> Result<(), ConfigError> {
     let mut names = HashMap::new();
     let mut addresses = HashMap::new();
     let mut local = None;

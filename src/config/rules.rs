@@ -6,7 +6,12 @@
 
 use std::path::{Path, PathBuf};
 
+use vsteer_switch::port::PortId;
+use vsteer_switch::rule::entry::RuleSpec;
+use vsteer_switch::rule::text::{PortNames, TextError, parse_rules};
+
 use super::error::ConfigError;
+use super::port_spec::PortSpec;
 
 /// A text of rules and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +34,46 @@ impl RulesText {
             ConfigError::new(place, format!("{} cannot be read: {error}; check the path", path.display()))
         })?;
         Ok(Self { source: path.display().to_string(), lines_before: 0, text })
+    }
+
+    /// The rules of the text, whose ports are called as `names` says.
+    ///
+    /// # Errors
+    /// Something in the text is no rule: the error names its line and column.
+    pub fn parse(&self, names: &dyn PortNames) -> Result<Vec<RuleSpec>, ConfigError> {
+        parse_rules(&self.text, names).map_err(|error| {
+            let line = self.lines_before + error.line;
+            ConfigError::new(format!("{}:{line}:{}", self.source, error.column), text_problem(&error))
+        })
+    }
+}
+
+/// What is wrong with a text of rules, without the place.
+pub(crate) fn text_problem(error: &TextError) -> String {
+    let found = match error.found.as_str() {
+        "" => "the end".to_owned(),
+        found => format!("{found:?}"),
+    };
+    format!("found {found}, expected {}", error.expected)
+}
+
+/// The line of the rule at `index`, from 1, in a text that is one of rules.
+pub(crate) fn rule_line(text: &str, index: usize) -> usize {
+    let is_rule = |line: &str| !line.split('#').next().unwrap_or_default().trim().is_empty();
+    text.lines().enumerate().filter(|(_, line)| is_rule(line)).nth(index).map_or(1, |(line, _)| line + 1)
+}
+
+/// The ports of a configuration, numbered as they stand: enough to see whether the names in rules mean something.
+pub(super) struct ListedPorts<'a>(pub(super) &'a [PortSpec]);
+
+impl PortNames for ListedPorts<'_> {
+    fn number(&self, name: &str) -> Option<PortId> {
+        let at = self.0.iter().position(|port| port.name == name)?;
+        u16::try_from(at).ok().and_then(PortId::new)
+    }
+
+    fn name(&self, port: PortId) -> Option<String> {
+        self.0.get(port.index()).map(|port| port.name.clone())
     }
 }
 
@@ -53,5 +98,16 @@ impl RulesSource {
             RulesSource::File { place, path } => RulesText::from_file(place, path),
             RulesSource::Inline(text) => Ok(text.clone()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_rules_are_counted_past_comments_and_blanks() {
+        let text = "# head\n\nactions=drop\n  # note\npriority=1,actions=drop # tail\n";
+        assert_eq!((rule_line(text, 0), rule_line(text, 1)), (3, 5));
     }
 }

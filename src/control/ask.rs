@@ -26,6 +26,19 @@ fn text(client: &Client, request: &Request, result: &Value) -> Result<String, Cl
         Request::PortDel(port) => format!("port {} removed\n", port.name),
         Request::FdbShow(_) => render::fdb(&client.read::<Vec<_>>(result)?),
         Request::FdbFlush(_) => render::fdb_flushed(&client.read(result)?),
+        Request::RuleAdd(_) | Request::RuleReplace(_) | Request::RuleModify(_) | Request::RuleDelete(_) => {
+            render::rules_changed(&client.read(result)?)
+        }
+        Request::RuleDump(_) => render::rules(&client.read::<Vec<_>>(result)?),
+        Request::TableDump => render::tables(&client.read::<Vec<_>>(result)?),
+        Request::MirrorList => render::mirrors(&client.read::<Vec<_>>(result)?),
+        Request::MirrorAdd(_) => render::mirrors(&[client.read(result)?]),
+        Request::MirrorDel(mirror) => format!("mirror {} removed\n", mirror.name),
+        Request::CacheShow => render::caches(&client.read(result)?),
+        Request::Trace(_) => render::trace(&client.read(result)?),
+        Request::Reload => render::reloaded(&client.read(result)?),
+        // Answered by a stream: see `watch`.
+        Request::Monitor(_) | Request::Top(_) => String::new(),
         Request::FlowDump => render::flows(&client.read::<Vec<_>>(result)?),
         Request::Stats => render::stats(&client.read(result)?),
     })

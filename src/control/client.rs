@@ -1,4 +1,4 @@
-//! The control socket's client: one request, one reply.
+//! The control socket's client: one request, one reply, and the stream that may follow it.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -20,6 +20,8 @@ pub struct Client {
     stream: BufReader<UnixStream>,
     path: PathBuf,
     last_id: u64,
+    /// The beginning of a stream's item.
+    partial: Vec<u8>,
 }
 
 /// Why the switch gave no result.
@@ -64,7 +66,8 @@ impl Client {
         let stream = UnixStream::connect(path).map_err(unreachable)?;
         stream.set_read_timeout(Some(REPLY_TIMEOUT)).map_err(unreachable)?;
         stream.set_write_timeout(Some(REPLY_TIMEOUT)).map_err(unreachable)?;
-        let mut client = Self { stream: BufReader::new(stream), path: path.to_owned(), last_id: 0 };
+        let mut client =
+            Self { stream: BufReader::new(stream), path: path.to_owned(), last_id: 0, partial: Vec::new() };
         let result = client.call(&Request::Hello)?;
         let hello: Hello = client.read(&result)?;
         if hello.protocol != PROTOCOL {
@@ -99,6 +102,31 @@ impl Client {
         match reply.as_object_mut().and_then(|reply| reply.remove("result")) {
             Some(result) => Ok(result),
             None => Err(self.not_vsteer("the reply has no result".to_owned())),
+        }
+    }
+
+    /// The next item of the stream that the last call began; `None` if none came within `wait`.
+    ///
+    /// # Errors
+    /// The connection failed or ended.
+    pub fn next_item(&mut self, wait: Duration) -> Result<Option<Value>, ClientError> {
+        let broken = |source| ClientError::Broken { path: self.path.clone(), source };
+        self.stream.get_ref().set_read_timeout(Some(wait)).map_err(broken)?;
+        // What came of a line before the time was over is kept for the next call.
+        match self.stream.read_until(b'\n', &mut self.partial) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(broken(error)),
+            Ok(0) => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => (),
+        }
+        let line = std::mem::take(&mut self.partial);
+        let mut item: Value = serde_json::from_slice(&line)
+            .map_err(|error| self.not_vsteer(format!("an item is no JSON ({error})")))?;
+        match item.as_object_mut().and_then(|item| item.remove("params")) {
+            Some(params) => Ok(Some(params)),
+            None => Err(self.not_vsteer("an item has no params".to_owned())),
         }
     }
 

@@ -13,6 +13,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use vsteer_switch::action::{Action, Verdict};
 use vsteer_switch::flow::key::{FRAG_ANY, FRAG_LATER, FlowKey, MacAddr, Mask, VLAN_PRESENT, VlanTag};
 
+use super::hex;
+
 const ETH_TYPE_IPV4: u16 = 0x0800;
 const ETH_TYPE_ARP: u16 = 0x0806;
 const ETH_TYPE_IPV6: u16 = 0x86dd;
@@ -79,6 +81,55 @@ pub fn verdict_text(verdict: &Verdict, port_name: impl Fn(u32) -> Option<String>
         Action::Drop(reason) => format!("drop({})", reason.name()),
     });
     texts.collect::<Vec<_>>().join(",")
+}
+
+/// The text of what `mask` looks at: `in_port,eth_dst,vlan/0x1fff,ip_dst/24`. Of a field that it does not look at as a whole
+/// it names the prefix length, or the bits.
+pub fn mask_text(mask: &Mask) -> String {
+    let mask = &mask.0;
+    // An IPv4 address lies in the last four bytes; a mask that looks at these alone is of one.
+    let address = |bytes: &[u8; 16]| bytes[if bytes[..12] == [0; 12] { 12 } else { 0 }..].to_vec();
+    let parts = [
+        ("in_port", mask.in_port.to_be_bytes().to_vec()),
+        ("eth_src", mask.eth_src.to_vec()),
+        ("eth_dst", mask.eth_dst.to_vec()),
+        ("eth_type", mask.eth_type.get().to_be_bytes().to_vec()),
+        ("vlan", mask.vlan[0].tci.get().to_be_bytes().to_vec()),
+        ("tpid", mask.vlan[0].tpid.get().to_be_bytes().to_vec()),
+        ("inner_vlan", mask.vlan[1].tci.get().to_be_bytes().to_vec()),
+        ("inner_tpid", mask.vlan[1].tpid.get().to_be_bytes().to_vec()),
+        ("ip_proto", vec![mask.ip_proto]),
+        ("ip_tos", vec![mask.ip_tos]),
+        ("ip_ttl", vec![mask.ip_ttl]),
+        ("ip_frag", vec![mask.ip_frag]),
+        ("ipv6_label", mask.ipv6_label.get().to_be_bytes().to_vec()),
+        ("ip_src", address(&mask.ip_src)),
+        ("ip_dst", address(&mask.ip_dst)),
+        ("tp_src", mask.tp_src.get().to_be_bytes().to_vec()),
+        ("tp_dst", mask.tp_dst.get().to_be_bytes().to_vec()),
+        ("tcp_flags", mask.tcp_flags.get().to_be_bytes().to_vec()),
+        ("nd_target", mask.nd_target.to_vec()),
+        ("hw_src", mask.hw_src.to_vec()),
+        ("hw_dst", mask.hw_dst.to_vec()),
+    ];
+    let texts: Vec<String> = parts.iter().filter_map(|(name, bits)| part_text(name, bits)).collect();
+    texts.join(",")
+}
+
+/// `name`, `name/prefix` or `name/bits` of the part of a mask in `bytes`; nothing if there is no bit.
+fn part_text(name: &str, bytes: &[u8]) -> Option<String> {
+    let ones: u32 = bytes.iter().map(|byte| byte.count_ones()).sum();
+    let whole: u32 = bytes.iter().take_while(|&&byte| byte == 0xff).map(|byte| byte.count_ones()).sum();
+    let rest = bytes.iter().find(|&&byte| byte != 0xff);
+    let prefix = whole + rest.map_or(0, |byte| byte.leading_ones());
+    let has_all = rest.is_none();
+    let is_address = matches!(name, "ip_src" | "ip_dst" | "nd_target");
+    match ones {
+        0 => None,
+        _ if has_all => Some(name.to_owned()),
+        _ if is_address && prefix == ones => Some(format!("{name}/{prefix}")),
+        _ => Some(format!("{name}/0x{}", hex::text(bytes))),
+    }
 }
 
 /// An Ethernet address as `52:54:00:00:00:01`.
@@ -314,6 +365,25 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(text(&key, &mask), "eth_type(0x86dd),ipv6(proto=58),icmpv6(type=135),nd(target=fe80::1)");
+    }
+
+    #[test]
+    fn masks_name_fields_prefixes_and_bits() {
+        let mut mask = FlowKey {
+            in_port: u32::MAX,
+            eth_src: [1, 0, 0, 0, 0, 0],
+            eth_type: U16::MAX_VALUE,
+            tp_dst: U16::MAX_VALUE,
+            ..FlowKey::default()
+        };
+        mask.vlan[0].tci = U16::new(0x1fff);
+        mask.ip_src = [0xff; 16];
+        mask.ip_dst[12..].copy_from_slice(&[0xff, 0xff, 0xf0, 0]);
+        assert_eq!(
+            mask_text(&Mask(mask)),
+            "in_port,eth_src/0x010000000000,eth_type,vlan/0x1fff,ip_src,ip_dst/20,tp_dst"
+        );
+        assert_eq!(mask_text(&Mask::default()), "");
     }
 
     #[test]

@@ -6,11 +6,20 @@
 //! <- {"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"no port \"vm1\"; see port list"}}
 //! ```
 //!
+//! Some requests are answered by a stream: after the reply, whose result is `null`, notifications with the method's name
+//! follow until the client ends the connection or sends its next request.
+//!
 //! A request without an `id` is carried out and not answered; batches are refused. Fields may be added to replies
 //! without a new `PROTOCOL` number, so readers must ignore those they do not know.
 //!
 //! # Source
 //! JSON-RPC 2.0 specification, sections 4 and 5.
+
+/// Rules, tables and mirrors.
+mod rules;
+
+/// Punted packets, traces, caches, live rates.
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,6 +29,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use vsteer_switch::nearest::nearest;
 
+pub use self::rules::{
+    MirrorInfo, MirrorName, MirrorText, RuleFilter, RuleInfo, RulesChanged, RulesParams, SelectorParams,
+    TableInfo,
+};
+pub use self::watch::{
+    CacheInfo, FlowRate, MonitorFilter, MonitorItem, PortRate, PuntInfo, Reloaded, SubtableInfo, TierInfo,
+    TopQuery, TopSample, TraceInfo, TraceQuery, TraceStep, WorkerCache,
+};
 use crate::config::VlanSpec;
 
 /// Version of this protocol: grows when a request or reply changes its meaning.
@@ -42,13 +59,41 @@ pub enum Request {
     FdbShow(FdbFilter),
     /// Forgets learned addresses: [`FdbFlushed`].
     FdbFlush(FdbFilter),
+    /// Adds rules, all or none: [`RulesChanged`].
+    RuleAdd(RulesParams),
+    /// Puts these rules in place of all others: [`RulesChanged`].
+    RuleReplace(RulesParams),
+    /// Gives rules other actions: [`RulesChanged`].
+    RuleModify(SelectorParams),
+    /// Removes rules: [`RulesChanged`].
+    RuleDelete(SelectorParams),
+    /// Rules: a list of [`RuleInfo`].
+    RuleDump(RuleFilter),
+    /// Tables: a list of [`TableInfo`].
+    TableDump,
+    /// All mirrors: a list of [`MirrorInfo`].
+    MirrorList,
+    /// Adds a mirror: the new [`MirrorInfo`].
+    MirrorAdd(MirrorText),
+    /// Removes a mirror: `null`.
+    MirrorDel(MirrorName),
     /// Megaflows: a list of [`FlowInfo`].
     FlowDump,
+    /// Caches of the workers: [`CacheInfo`].
+    CacheShow,
+    /// What would happen to a packet: [`TraceInfo`].
+    Trace(TraceQuery),
+    /// Packets that rules send to whoever listens: a stream of [`MonitorItem`].
+    Monitor(MonitorFilter),
+    /// Live rates: a stream of [`TopSample`].
+    Top(TopQuery),
+    /// Reads the configuration again and does what it says: [`Reloaded`].
+    Reload,
     /// Statistics: [`Stats`].
     Stats,
 }
 
-const METHODS: [&str; 9] = [
+const METHODS: [&str; 23] = [
     "hello",
     "port_list",
     "port_show",
@@ -56,7 +101,21 @@ const METHODS: [&str; 9] = [
     "port_del",
     "fdb_show",
     "fdb_flush",
+    "rule_add",
+    "rule_replace",
+    "rule_mod",
+    "rule_del",
+    "rule_dump",
+    "table_dump",
+    "mirror_list",
+    "mirror_add",
+    "mirror_del",
     "flow_dump",
+    "cache_show",
+    "trace",
+    "monitor",
+    "top",
+    "reload",
     "stats",
 ];
 
@@ -71,7 +130,21 @@ impl Request {
             Request::PortDel(_) => "port_del",
             Request::FdbShow(_) => "fdb_show",
             Request::FdbFlush(_) => "fdb_flush",
+            Request::RuleAdd(_) => "rule_add",
+            Request::RuleReplace(_) => "rule_replace",
+            Request::RuleModify(_) => "rule_mod",
+            Request::RuleDelete(_) => "rule_del",
+            Request::RuleDump(_) => "rule_dump",
+            Request::TableDump => "table_dump",
+            Request::MirrorList => "mirror_list",
+            Request::MirrorAdd(_) => "mirror_add",
+            Request::MirrorDel(_) => "mirror_del",
             Request::FlowDump => "flow_dump",
+            Request::CacheShow => "cache_show",
+            Request::Trace(_) => "trace",
+            Request::Monitor(_) => "monitor",
+            Request::Top(_) => "top",
+            Request::Reload => "reload",
             Request::Stats => "stats",
         }
     }
@@ -79,26 +152,56 @@ impl Request {
     /// The request in its envelope.
     pub fn to_json(&self, id: u64) -> Value {
         let params = match self {
-            Request::Hello | Request::PortList | Request::FlowDump | Request::Stats => json!({}),
+            Request::Hello
+            | Request::PortList
+            | Request::TableDump
+            | Request::MirrorList
+            | Request::FlowDump
+            | Request::CacheShow
+            | Request::Reload
+            | Request::Stats => json!({}),
             Request::PortShow(params) | Request::PortDel(params) => json!(params),
             Request::PortAdd(params) => json!(params),
             Request::FdbShow(params) | Request::FdbFlush(params) => json!(params),
+            Request::RuleAdd(params) | Request::RuleReplace(params) => json!(params),
+            Request::RuleModify(params) | Request::RuleDelete(params) => json!(params),
+            Request::RuleDump(params) => json!(params),
+            Request::MirrorAdd(params) => json!(params),
+            Request::MirrorDel(params) => json!(params),
+            Request::Trace(params) => json!(params),
+            Request::Monitor(params) => json!(params),
+            Request::Top(params) => json!(params),
         };
         json!({"jsonrpc": "2.0", "id": id, "method": self.method(), "params": params})
     }
 
     /// The request `method` with `params`.
     pub(crate) fn from_parts(method: &str, params: Value) -> Result<Self, OperationError> {
+        let bare = |request| move |NoParams {}| request;
         match method {
-            "hello" => read_params::<NoParams>(params).map(|_| Request::Hello),
-            "port_list" => read_params::<NoParams>(params).map(|_| Request::PortList),
+            "hello" => read_params(params).map(bare(Request::Hello)),
+            "port_list" => read_params(params).map(bare(Request::PortList)),
             "port_show" => read_params(params).map(Request::PortShow),
             "port_add" => read_params(params).map(Request::PortAdd),
             "port_del" => read_params(params).map(Request::PortDel),
             "fdb_show" => read_params(params).map(Request::FdbShow),
             "fdb_flush" => read_params(params).map(Request::FdbFlush),
-            "flow_dump" => read_params::<NoParams>(params).map(|_| Request::FlowDump),
-            "stats" => read_params::<NoParams>(params).map(|_| Request::Stats),
+            "rule_add" => read_params(params).map(Request::RuleAdd),
+            "rule_replace" => read_params(params).map(Request::RuleReplace),
+            "rule_mod" => read_params(params).map(Request::RuleModify),
+            "rule_del" => read_params(params).map(Request::RuleDelete),
+            "rule_dump" => read_params(params).map(Request::RuleDump),
+            "table_dump" => read_params(params).map(bare(Request::TableDump)),
+            "mirror_list" => read_params(params).map(bare(Request::MirrorList)),
+            "mirror_add" => read_params(params).map(Request::MirrorAdd),
+            "mirror_del" => read_params(params).map(Request::MirrorDel),
+            "flow_dump" => read_params(params).map(bare(Request::FlowDump)),
+            "cache_show" => read_params(params).map(bare(Request::CacheShow)),
+            "trace" => read_params(params).map(Request::Trace),
+            "monitor" => read_params(params).map(Request::Monitor),
+            "top" => read_params(params).map(Request::Top),
+            "reload" => read_params(params).map(bare(Request::Reload)),
+            "stats" => read_params(params).map(bare(Request::Stats)),
             _ => Err(unknown_method(method)),
         }
     }
@@ -191,6 +294,9 @@ pub struct PortInfo {
     pub mac_limit: u32,
     /// MTU, where one was set.
     pub mtu: Option<u16>,
+    /// Whether rules mean it by `LOCAL`.
+    #[serde(default)]
+    pub local: bool,
     /// Packets and drops.
     pub counters: PortCounters,
 }
@@ -305,8 +411,22 @@ pub struct Stats {
     pub workers: Vec<WorkerInfo>,
     /// Each port.
     pub ports: Vec<PortInfo>,
-    /// Sums over all ports, those removed since the start included.
+    /// Sums over all ports.
     pub totals: PortCounters,
+    /// Packets that rules handed out.
+    #[serde(default)]
+    pub punts: PuntCounters,
+}
+
+/// What became of the packets that rules handed out to whoever listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PuntCounters {
+    /// Copies that listeners got.
+    pub delivered: u64,
+    /// Copies that came faster than a listener took them.
+    pub lost: u64,
+    /// Packets that nobody listened to.
+    pub unheard: u64,
 }
 
 /// A worker thread.
@@ -433,7 +553,33 @@ mod tests {
             Request::PortDel(name()),
             Request::FdbShow(filter()),
             Request::FdbFlush(FdbFilter::default()),
+            Request::RuleAdd(RulesParams {
+                text: "actions=drop".into(),
+                check_overlap: true,
+                ..Default::default()
+            }),
+            Request::RuleReplace(RulesParams {
+                text: "actions=drop\n\n".into(),
+                source: Some("f".into()),
+                ..Default::default()
+            }),
+            Request::RuleModify(SelectorParams {
+                text: "actions=drop".into(),
+                strict: true,
+                reset_counts: true,
+            }),
+            Request::RuleDelete(SelectorParams::default()),
+            Request::RuleDump(RuleFilter { text: "table=1".into() }),
+            Request::TableDump,
+            Request::MirrorList,
+            Request::MirrorAdd(MirrorText { spec: "m,all,output=a".into() }),
+            Request::MirrorDel(MirrorName { name: "m".into() }),
             Request::FlowDump,
+            Request::CacheShow,
+            Request::Trace(TraceQuery::Packet { in_port: "a".into(), data: "00".into() }),
+            Request::Monitor(MonitorFilter { id: Some(7) }),
+            Request::Top(TopQuery { interval_ms: 1000, flows: 10 }),
+            Request::Reload,
             Request::Stats,
         ];
         assert_eq!(requests.each_ref().map(Request::method), METHODS);

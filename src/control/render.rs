@@ -3,6 +3,14 @@
 
 use std::fmt::Write as _;
 
+/// Rules, tables, mirrors, and what a change or a reload did.
+mod rules;
+
+/// Caches, traces, punted packets and live rates.
+mod watch;
+
+pub use self::rules::{mirrors, reloaded, rules, rules_changed, tables};
+pub use self::watch::{caches, punt, top, trace};
 use super::protocol::{FdbEntry, FdbFlushed, FlowInfo, PortCounters, PortInfo, Stats, WorkerInfo};
 
 /// Ports, one a line.
@@ -46,6 +54,9 @@ pub fn port(port: &PortInfo) -> String {
     line("vlan", port.vlan.to_string());
     line("mac limit", port.mac_limit.to_string());
     line("mtu", port.mtu.map_or("not set".to_owned(), |mtu| mtu.to_string()));
+    if port.local {
+        line("role", "the local port".to_owned());
+    }
     line("features", if port.features.is_empty() { "none".to_owned() } else { port.features.join(" ") });
     counter_lines(&port.counters, line);
     table.finish("")
@@ -106,6 +117,16 @@ pub fn flows(flows: &[FlowInfo]) -> String {
 pub fn stats(stats: &Stats) -> String {
     let mut totals = Table::plain();
     counter_lines(&stats.totals, |name, value| totals.row([name.to_owned(), value]));
+    let punts = &stats.punts;
+    if punts.delivered + punts.lost + punts.unheard > 0 {
+        let text = format!(
+            "{} copies, {} lost by slow monitors, {} packets nobody listened to",
+            count(punts.delivered),
+            count(punts.lost),
+            count(punts.unheard)
+        );
+        totals.row(["handed out".to_owned(), text]);
+    }
     format!(
         "vsteer {}, up {}\n\n{}\n{}\n{}",
         stats.version,

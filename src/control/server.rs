@@ -1,33 +1,43 @@
 //! The control socket's server: one thread accepts, one thread per client reads lines and answers them.
 //!
 //! A client may be slow or hostile and must cost nothing but its own connection:
-//! - a line is bounded (`MAX_LINE_BYTES`) and must be whole within `PATIENCE` of its first byte;
-//! - a reply must be taken within `PATIENCE`;
+//! - a line is bounded (`MAX_LINE_BYTES`) and must be whole within `PATIENCE` of its first byte; all unfinished lines
+//!   together are bounded too (`MAX_PENDING_BYTES`);
+//! - a reply, and each item of a stream, must be taken within `PATIENCE`;
 //! - at most `MAX_CLIENTS` are connected; one more ends the connection that has been silent for longest, so that an
 //!   operator gets in however many connections somebody else holds.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tracing::{debug, warn};
 
-use super::Operations;
 use super::protocol::{ErrorKind, Hello, OperationError, PROTOCOL, Request};
-use crate::config::{Owner, PortSpec};
+use super::{Operations, Stream};
+use crate::config::{MirrorSpec, Owner, PortSpec};
 use crate::socket_file::{SocketFile, SocketFileError};
 
-/// Longest request, without its newline.
-pub const MAX_LINE_BYTES: usize = 64 * 1024;
+/// Longest request, without its newline: room for a hundred thousand rules.
+pub const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
+/// Most bytes of all requests that are not whole yet.
+pub const MAX_PENDING_BYTES: usize = 4 * MAX_LINE_BYTES;
+/// Bytes of unfinished requests that every client may have whatever the others do.
+const FREE_BYTES: usize = 64 * 1024;
+/// How soon a stream notices that its client went.
+const STREAM_LOOK: Duration = Duration::from_millis(100);
 /// Most clients at one time.
 pub const MAX_CLIENTS: usize = 32;
 /// Time for a client to finish a line that it began, and to take a reply.
@@ -52,6 +62,8 @@ struct Shared {
     clients: Mutex<Clients>,
     /// A client's thread ended.
     left: Condvar,
+    /// Bytes that unfinished requests hold beyond what each client may have.
+    pending_bytes: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +92,7 @@ impl Server {
             stopping: AtomicBool::new(false),
             clients: Mutex::default(),
             left: Condvar::new(),
+            pending_bytes: AtomicUsize::new(0),
         });
         let accepting = {
             let shared = Arc::clone(&shared);
@@ -148,8 +161,7 @@ fn serve_in_thread(
     let spawned = {
         let (shared, operations) = (Arc::clone(shared), Arc::clone(operations));
         thread::Builder::new().name("control-client".into()).spawn(move || {
-            let heard = || shared.heard(id);
-            if let Err(error) = serve(stream, operations.as_ref(), heard) {
+            if let Err(error) = serve(&stream, operations.as_ref(), &shared, id) {
                 debug!(%error, "a control client's connection ends");
             }
             drop(operations);
@@ -191,23 +203,66 @@ impl Shared {
     }
 }
 
-/// Answers the lines of one client until it goes or breaks a rule; calls `heard` for each whole line.
-fn serve(stream: UnixStream, operations: &dyn Operations, heard: impl Fn()) -> io::Result<()> {
-    let mut lines = Lines { stream: &stream, buffer: Vec::new(), scanned: 0 };
+/// Answers the lines of client `id` until it goes or breaks a rule.
+fn serve(stream: &UnixStream, operations: &dyn Operations, shared: &Shared, id: u64) -> io::Result<()> {
+    let pending = Pending { total: &shared.pending_bytes, taken: 0 };
+    let mut lines = Lines { stream, buffer: Vec::new(), scanned: 0, pending };
     loop {
         let line = match lines.next_line() {
             Ok(Some(line)) => line,
             Ok(None) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 let refusal = OperationError::new(ErrorKind::InvalidRequest, error.to_string());
-                return send(&stream, &error_reply(&Value::Null, &refusal));
+                return send(stream, &error_reply(&Value::Null, &refusal));
             }
             Err(error) => return Err(error),
         };
-        heard();
-        if let Some(reply) = answer(&line, operations) {
-            send(&stream, &reply)?;
+        shared.heard(id);
+        let (reply, stream_of) = answer(&line, operations);
+        drop(line);
+        if let Some(reply) = reply {
+            send(stream, &reply)?;
         }
+        if let Some((method, mut items)) = stream_of {
+            // Bound: ends with the client's connection or its next request, and `Server::drop` ends the connection.
+            while !lines.has_input()? {
+                if let Some(item) = items.next(STREAM_LOOK) {
+                    send(stream, &format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{item}}}"#))?;
+                    shared.heard(id);
+                }
+            }
+        }
+    }
+}
+
+/// What one client's unfinished request takes of the memory that all may have.
+struct Pending<'a> {
+    total: &'a AtomicUsize,
+    taken: usize,
+}
+
+impl Pending<'_> {
+    /// Asks for as much as an unfinished request of `len` bytes takes; false if there is not as much.
+    fn hold(&mut self, len: usize) -> bool {
+        let wanted = len.saturating_sub(FREE_BYTES);
+        // Relaxed: only the sum matters.
+        if wanted <= self.taken {
+            self.total.fetch_sub(self.taken - wanted, Ordering::Relaxed);
+        } else {
+            let more = wanted - self.taken;
+            if self.total.fetch_add(more, Ordering::Relaxed) + more > MAX_PENDING_BYTES {
+                self.total.fetch_sub(more, Ordering::Relaxed);
+                return false;
+            }
+        }
+        self.taken = wanted;
+        true
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.hold(0);
     }
 }
 
@@ -218,6 +273,7 @@ struct Lines<'a> {
     buffer: Vec<u8>,
     /// Leading bytes of `buffer` known to hold no newline.
     scanned: usize,
+    pending: Pending<'a>,
 }
 
 impl Lines<'_> {
@@ -234,9 +290,12 @@ impl Lines<'_> {
                 return Ok(Some(line));
             }
             self.scanned = self.buffer.len();
+            let refuse = |problem: String| Err(io::Error::new(io::ErrorKind::InvalidData, problem));
             if self.buffer.len() > MAX_LINE_BYTES {
-                let problem = format!("line longer than {MAX_LINE_BYTES} bytes; send one request a line");
-                return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+                return refuse(format!("line longer than {MAX_LINE_BYTES} bytes; send one request a line"));
+            }
+            if !self.pending.hold(self.buffer.len()) {
+                return refuse("too many large requests at one time; try again".to_owned());
             }
             if self.receive(deadline)? == 0 {
                 return Ok(None);
@@ -245,9 +304,21 @@ impl Lines<'_> {
         }
     }
 
+    /// Whether a line has begun or the client has gone.
+    fn has_input(&self) -> io::Result<bool> {
+        if !self.buffer.is_empty() {
+            return Ok(true);
+        }
+        match recv(self.stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(false),
+            Err(errno) => Err(errno.into()),
+            Ok(_) => Ok(true),
+        }
+    }
+
     fn receive(&mut self, deadline: Option<Instant>) -> io::Result<usize> {
         self.stream.set_read_timeout(deadline.map(time_left).transpose()?)?;
-        let mut chunk = [0; 4096];
+        let mut chunk = [0; 16 * 1024];
         let count = loop {
             match self.stream.read(&mut chunk) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
@@ -267,58 +338,66 @@ fn time_left(deadline: Instant) -> io::Result<Duration> {
     }
 }
 
-fn send(mut stream: &UnixStream, reply: &Value) -> io::Result<()> {
-    let mut text = reply.to_string().into_bytes();
-    text.push(b'\n');
+/// Sends `line`, which has no newline yet.
+fn send(mut stream: &UnixStream, line: &str) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    let mut rest = &text[..];
-    // Bound: each round sends at least one byte or ends at the deadline.
-    while !rest.is_empty() {
-        stream.set_write_timeout(Some(time_left(deadline)?))?;
-        match stream.write(rest) {
-            Ok(count) => rest = &rest[count..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-            Err(error) => return Err(error),
+    for part in [line.as_bytes(), b"\n"] {
+        let mut rest = part;
+        // Bound: each round sends at least one byte or ends at the deadline.
+        while !rest.is_empty() {
+            stream.set_write_timeout(Some(time_left(deadline)?))?;
+            match stream.write(rest) {
+                Ok(count) => rest = &rest[count..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(())
 }
 
-/// The reply to one line; `None` where none is wanted.
-fn answer(line: &[u8], operations: &dyn Operations) -> Option<Value> {
+/// A stream of notifications and the method they are sent as.
+type Notifications = (&'static str, Box<dyn Stream>);
+
+/// The reply to one line, if one is wanted, and the stream that follows it, if one was asked for.
+fn answer(line: &[u8], operations: &dyn Operations) -> (Option<String>, Option<Notifications>) {
     if line.iter().all(u8::is_ascii_whitespace) {
-        return None;
+        return (None, None);
     }
+    let refuse = |error: &OperationError| (Some(error_reply(&Value::Null, error)), None);
     let mut envelope = match serde_json::from_slice(line) {
         Ok(Value::Object(envelope)) => envelope,
         Ok(_) => {
-            let error = invalid_request("not an object; send {\"jsonrpc\":\"2.0\",\"id\":1,\"method\":...}");
-            return Some(error_reply(&Value::Null, &error));
+            return refuse(&invalid_request(
+                "not an object; send {\"jsonrpc\":\"2.0\",\"id\":1,\"method\":...}",
+            ));
         }
         Err(error) => {
-            let error = OperationError::new(ErrorKind::NotJson, format!("not JSON: {error}"));
-            return Some(error_reply(&Value::Null, &error));
+            return refuse(&OperationError::new(ErrorKind::NotJson, format!("not JSON: {error}")));
         }
     };
     let id = envelope.remove("id");
     if let Some(Value::Object(_) | Value::Array(_) | Value::Bool(_)) = id {
-        let error = invalid_request("\"id\" is neither a number nor text; use a number");
-        return Some(error_reply(&Value::Null, &error));
+        return refuse(&invalid_request("\"id\" is neither a number nor text; use a number"));
     }
-    let result = read_request(envelope).and_then(|request| carry_out(request, operations));
-    let id = id?;
-    Some(match result {
-        Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
-        Err(error) => error_reply(&id, &error),
-    })
+    let done = read_request(envelope).and_then(|request| carry_out(request, operations));
+    // What nobody waits for is not streamed either.
+    let Some(id) = id else { return (None, None) };
+    match done {
+        Ok(Done { result, stream }) => {
+            (Some(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)), stream)
+        }
+        Err(error) => (Some(error_reply(&id, &error)), None),
+    }
 }
 
 fn invalid_request(problem: &str) -> OperationError {
     OperationError::new(ErrorKind::InvalidRequest, problem)
 }
 
-fn error_reply(id: &Value, error: &OperationError) -> Value {
+fn error_reply(id: &Value, error: &OperationError) -> String {
     json!({"jsonrpc": "2.0", "id": id, "error": {"code": error.kind.code(), "message": error.message}})
+        .to_string()
 }
 
 fn read_request(mut envelope: Map<String, Value>) -> Result<Request, OperationError> {
@@ -331,7 +410,14 @@ fn read_request(mut envelope: Map<String, Value>) -> Result<Request, OperationEr
     Request::from_parts(&method, envelope.remove("params").unwrap_or(Value::Null))
 }
 
-fn carry_out(request: Request, operations: &dyn Operations) -> Result<Value, OperationError> {
+/// What a request led to.
+struct Done {
+    /// The result as JSON.
+    result: String,
+    stream: Option<Notifications>,
+}
+
+fn carry_out(request: Request, operations: &dyn Operations) -> Result<Done, OperationError> {
     match request {
         Request::Hello => {
             to_result(&Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").to_owned() })
@@ -346,11 +432,34 @@ fn carry_out(request: Request, operations: &dyn Operations) -> Result<Value, Ope
         Request::PortDel(port) => to_result(&operations.port_del(&port.name)?),
         Request::FdbShow(filter) => to_result(&operations.fdb_show(&filter)?),
         Request::FdbFlush(filter) => to_result(&operations.fdb_flush(&filter)?),
+        Request::RuleAdd(rules) => to_result(&operations.rule_add(&rules)?),
+        Request::RuleReplace(rules) => to_result(&operations.rule_replace(&rules)?),
+        Request::RuleModify(change) => to_result(&operations.rule_modify(&change)?),
+        Request::RuleDelete(change) => to_result(&operations.rule_delete(&change)?),
+        Request::RuleDump(filter) => to_result(&operations.rule_dump(&filter)?),
+        Request::TableDump => to_result(&operations.table_dump()?),
+        Request::MirrorList => to_result(&operations.mirror_list()?),
+        Request::MirrorAdd(mirror) => {
+            let spec = MirrorSpec::parse("mirror add", &mirror.spec)
+                .map_err(|error| OperationError::invalid(error.to_string()))?;
+            to_result(&operations.mirror_add(spec)?)
+        }
+        Request::MirrorDel(mirror) => to_result(&operations.mirror_del(&mirror.name)?),
         Request::FlowDump => to_result(&operations.flow_dump()?),
+        Request::CacheShow => to_result(&operations.cache_show()?),
+        Request::Trace(query) => to_result(&operations.trace(&query)?),
+        Request::Monitor(filter) => to_stream("monitor", operations.monitor(&filter)?),
+        Request::Top(query) => to_stream("top", operations.top(&query)?),
+        Request::Reload => to_result(&operations.reload()?),
         Request::Stats => to_result(&operations.stats()?),
     }
 }
 
-fn to_result<T: Serialize>(reply: &T) -> Result<Value, OperationError> {
-    serde_json::to_value(reply).map_err(OperationError::failed)
+fn to_result<T: Serialize>(reply: &T) -> Result<Done, OperationError> {
+    let result = serde_json::to_string(reply).map_err(OperationError::failed)?;
+    Ok(Done { result, stream: None })
+}
+
+fn to_stream(method: &'static str, stream: Box<dyn Stream>) -> Result<Done, OperationError> {
+    Ok(Done { stream: Some((method, stream)), ..to_result(&())? })
 }

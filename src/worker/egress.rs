@@ -16,6 +16,7 @@ use vsteer_vhost::net::port::{Scratch, VhostPort};
 
 use crate::nic::tap::TxOutcome;
 use crate::port::{Driver, Port, TapPort, guest_caps};
+use crate::punt::Punts;
 use crate::topology::Topology;
 
 /// A worker's space to transmit in.
@@ -30,6 +31,8 @@ pub(super) struct EgressScratch {
 pub(super) struct Egress<'a> {
     pub(super) topology: &'a Topology,
     pub(super) worker: usize,
+    pub(super) now_ms: u64,
+    pub(super) punts: &'a Punts,
     pub(super) scratch: &'a mut EgressScratch,
 }
 
@@ -50,8 +53,8 @@ impl Transmit for Egress<'_> {
         }
     }
 
-    fn punt(&mut self, _: PortId, _: &Frame<'_>, _: Punt) {
-        // Nobody can listen yet; the pipeline has counted it.
+    fn punt(&mut self, in_port: PortId, frame: &Frame<'_>, punt: Punt) {
+        self.punts.hand_out(self.worker, self.now_ms, in_port, frame, punt);
     }
 
     fn dropped(&mut self, id: PortId, reason: DropReason, pkts: u64) {

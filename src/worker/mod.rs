@@ -16,6 +16,9 @@ pub mod idle;
 /// What ends a worker's sleep.
 pub mod waker;
 
+/// What a worker writes down about its subtables.
+pub mod report;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -35,6 +38,7 @@ use vsteer_vhost::net::queue::KickPoller;
 use self::clock::Clock;
 use self::egress::{Egress, EgressScratch};
 use self::idle::{Idle, Next};
+use self::report::Report;
 use self::waker::Waker;
 use crate::config::PollMode;
 use crate::fabric::Fabric;
@@ -59,6 +63,8 @@ pub enum Message {
     Remove(Arc<Megaflow>),
     /// The port is gone; its number may come back as another port.
     ForgetPort(PortId),
+    /// Somebody wants to see the subtables.
+    Report(Arc<Report>),
 }
 
 /// What a worker shares with the other threads.
@@ -272,7 +278,11 @@ impl Worker {
                         let Some(received) = received else { continue };
                         found = true;
                         next_turn(assigned, nth, pair);
-                        pipeline.process(burst, &cx, &mut Egress { topology, worker: *index, scratch });
+                        pipeline.process(
+                            burst,
+                            &cx,
+                            &mut Egress { topology, worker: *index, now_ms, punts: &fabric.punts, scratch },
+                        );
                         burst.clear();
                         received.complete();
                     }
@@ -289,7 +299,11 @@ impl Worker {
                             continue;
                         }
                         found = true;
-                        pipeline.process(burst, &cx, &mut Egress { topology, worker: *index, scratch });
+                        pipeline.process(
+                            burst,
+                            &cx,
+                            &mut Egress { topology, worker: *index, now_ms, punts: &fabric.punts, scratch },
+                        );
                         burst.clear();
                     }
                 }
@@ -350,6 +364,7 @@ impl Worker {
                     self.pipeline.remove(&flow);
                 }
                 Some(Message::ForgetPort(port)) => self.pipeline.forget_port(port),
+                Some(Message::Report(report)) => report.write(self.pipeline.subtables()),
             }
         }
     }

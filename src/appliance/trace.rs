@@ -1,0 +1,187 @@
+//! What would happen to a packet, and why: the slow path's own translation, watched.
+//!
+//! It runs on the control thread against the present snapshot and changes nothing: no address is learned, no megaflow
+//! installed, no counter moved. So it tells what the rules say now, which is what a megaflow that is already installed
+//! says as well, or will within moments.
+
+use std::sync::Arc;
+
+use vsteer_switch::action::{Action, Verdict};
+use vsteer_switch::drop_reason::DropReason;
+use vsteer_switch::flow::fields::Fields;
+use vsteer_switch::packet::MAX_FRAME_BYTES;
+use vsteer_switch::port::PortId;
+use vsteer_switch::rule::action::RuleAction;
+use vsteer_switch::rule::entry::Rule;
+use vsteer_switch::rule::field::Field;
+use vsteer_switch::rule::text::{self, parse_packet};
+use vsteer_switch::slow_path::trace::{Note, Observer};
+use vsteer_switch::slow_path::{SwitchState, Translation, translate};
+
+use super::packet_text::{key_of, packet_text};
+use super::rules::text_error;
+use super::{Appliance, port_state};
+use crate::control::flow_text::{mac_text, match_text, verdict_text};
+use crate::control::hex;
+use crate::control::protocol::{OperationError, PortState, TraceInfo, TraceQuery, TraceStep};
+use crate::port_numbers::PortNumbers;
+use crate::topology::Topology;
+
+/// An Ethernet header: what a packet must have to be looked at.
+const MIN_FRAME_BYTES: usize = 14;
+
+impl Appliance {
+    pub(super) fn trace_packet(&self, query: &TraceQuery) -> Result<TraceInfo, OperationError> {
+        let topology = self.fabric.topology.load();
+        let fields = match query {
+            TraceQuery::Flow(text) => {
+                parse_packet(text, &*topology.numbers).map_err(|error| text_error(None, &error))?
+            }
+            TraceQuery::Packet { in_port, data } => {
+                let port = self.ports.lock().find(in_port)?;
+                let bytes =
+                    hex::bytes(data).filter(|bytes| bytes.len() <= MAX_FRAME_BYTES).ok_or_else(|| {
+                        OperationError::invalid(format!(
+                            "the packet is not written in hexadecimal, or longer than {MAX_FRAME_BYTES} bytes"
+                        ))
+                    })?;
+                if bytes.len() < MIN_FRAME_BYTES {
+                    return Ok(too_short(bytes.len()));
+                }
+                Fields::of_packet(key_of(port.id, &bytes))
+            }
+        };
+        Ok(self.trace_fields(&fields, &topology))
+    }
+
+    fn trace_fields(&self, fields: &Fields, topology: &Topology) -> TraceInfo {
+        let state = SwitchState { config: &topology.switch, fdb: &self.fabric.fdb, rules: &topology.rules };
+        let mut recorder = Recorder { numbers: &topology.numbers, steps: Vec::new() };
+        let translation = translate(&fields.key, &state, &mut recorder);
+        let steps = recorder.steps;
+        let name = |number| topology.numbers.name_of_number(number);
+        TraceInfo {
+            flow: packet_text(fields, &*topology.numbers),
+            steps,
+            megaflow: match_text(&translation.mask.apply(&fields.key), &translation.mask, name),
+            actions: verdict_text(&translation.verdict, name),
+            drop: dropped(&translation.verdict).map(|reason| reason.name().to_owned()),
+            remarks: remarks(&translation, topology),
+        }
+    }
+}
+
+fn dropped(verdict: &Verdict) -> Option<DropReason> {
+    match verdict {
+        Verdict::Drop(reason) => Some(*reason),
+        Verdict::Forward(actions) => actions.iter().find_map(|action| match action {
+            Action::Drop(reason) => Some(*reason),
+            _ => None,
+        }),
+    }
+}
+
+/// What a packet that is too short to have fields meets.
+fn too_short(len: usize) -> TraceInfo {
+    let reason = DropReason::FrameTooShort;
+    TraceInfo {
+        flow: String::new(),
+        steps: Vec::new(),
+        megaflow: String::new(),
+        actions: format!("drop({})", reason.name()),
+        drop: Some(reason.name().to_owned()),
+        remarks: vec![format!("the packet has {len} bytes, an Ethernet header has {MIN_FRAME_BYTES}")],
+    }
+}
+
+/// What the verdict does not say: what the packet teaches, and what stands in its way after the decision.
+fn remarks(translation: &Translation, topology: &Topology) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let name = |port: PortId| topology.numbers.name(port).map_or_else(|| port.to_string(), str::to_owned);
+    if let Some(source) = translation.learn {
+        remarks.push(format!(
+            "a packet would teach that {} is at {} in VLAN {}",
+            mac_text(source.mac),
+            name(source.port),
+            source.vlan
+        ));
+    }
+    let Verdict::Forward(actions) = &translation.verdict else { return remarks };
+    for action in actions.iter() {
+        let Action::Output(to) = *action else { continue };
+        match topology.port(to).map(|port| port_state(port)) {
+            Some((PortState::Connected, _)) => (),
+            Some((state, fault)) => {
+                let fault = fault.map(|fault| format!(" ({fault})")).unwrap_or_default();
+                remarks.push(format!("{} is {}{fault}: it would drop the packet", name(to), state.name()));
+            }
+            None => remarks.push(format!("{} is gone: the packet would not leave there", name(to))),
+        }
+    }
+    remarks.dedup();
+    remarks
+}
+
+/// Writes down a translation as it goes.
+struct Recorder<'a> {
+    numbers: &'a PortNumbers,
+    steps: Vec<TraceStep>,
+}
+
+impl Recorder<'_> {
+    fn step(&mut self, depth: usize, text: String) {
+        self.steps.push(TraceStep { depth: u16::try_from(depth).unwrap_or(u16::MAX), text });
+    }
+
+    fn port(&self, port: PortId) -> String {
+        self.numbers.name(port).map_or_else(|| port.to_string(), str::to_owned)
+    }
+}
+
+impl Observer for Recorder<'_> {
+    fn rule(&mut self, depth: usize, rule: &Arc<Rule>, missed: bool) {
+        let spec = rule.spec();
+        let text = if missed {
+            format!("table {}: no rule matches", spec.table)
+        } else {
+            let matching = text::match_text(&spec.matching, self.numbers);
+            let cookie =
+                if spec.cookie == 0 { String::new() } else { format!(", cookie {:#x}", spec.cookie) };
+            let separator = if matching.is_empty() { "" } else { "," };
+            format!("table {}: priority={}{separator}{matching}{cookie}", spec.table, spec.priority)
+        };
+        self.step(depth, text);
+        if !missed && spec.actions.is_empty() {
+            self.step(depth + 1, "drop".to_owned());
+        }
+    }
+
+    fn action(&mut self, depth: usize, action: &RuleAction) {
+        let text = text::actions_text(std::slice::from_ref(action), self.numbers);
+        self.step(depth + 1, text);
+    }
+
+    fn note(&mut self, depth: usize, note: Note<'_>) {
+        let text = match note {
+            Note::FieldMissing(field) => format!("the packet has no {}: nothing done", field_name(field)),
+            Note::NoSuchPort(port) => format!("there is no port {}: nothing sent", self.port(port)),
+            Note::BackToIngress(port) => {
+                format!(
+                    "{} is where the packet came from: nothing sent (say in_port to send it back)",
+                    self.port(port)
+                )
+            }
+            Note::InVlan(vlan) => format!("in VLAN {vlan}"),
+            Note::Known(port) => format!("the destination is at {}", self.port(port)),
+            Note::Flooded => "the destination is unknown or a group: to every member of the VLAN".to_owned(),
+            Note::Mirrored(mirror) => format!("mirror {mirror} gets a copy"),
+            Note::Dropped(reason) => format!("dropped: {}", reason.name()),
+            Note::ActionSet => "the action set:".to_owned(),
+        };
+        self.step(depth + 2, text);
+    }
+}
+
+fn field_name(field: Field) -> String {
+    field.name().to_string()
+}

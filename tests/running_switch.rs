@@ -1,0 +1,324 @@
+//! A running switch, driven from outside: the built program with TAP ports, frames on one side, `vsteer ctl` on the other.
+//!
+//! TAP interfaces need privilege: without it the test says so and checks only what needs no port.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A switch in a network namespace of its own, so that its interfaces meet no others.
+struct Switch {
+    process: Child,
+    folder: TempDir,
+    namespace: Option<String>,
+}
+
+impl Switch {
+    /// Starts a switch with the configuration file `config`.
+    fn start(config: &str, namespace: Option<&str>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("vsteer.toml"), config).unwrap();
+        let namespace = namespace.map(|name| format!("{name}-{}", std::process::id()));
+        if let Some(name) = &namespace {
+            assert!(Command::new("ip").args(["netns", "add", name]).status().unwrap().success());
+            // The interfaces say nothing by themselves, so counters are exact.
+            let quiet = "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6";
+            assert!(program(Some(name), "sh").args(["-c", quiet]).status().unwrap().success());
+        }
+        let mut command = program(namespace.as_deref(), env!("CARGO_BIN_EXE_vsteer"));
+        command.args(["run", "--log", "warn", "--config"]).arg(folder.path().join("vsteer.toml"));
+        command.arg("--control").arg(folder.path().join("control"));
+        let process = command.spawn().unwrap();
+        let switch = Self { process, folder, namespace };
+        let begun = Instant::now();
+        while !switch.folder.path().join("control").exists() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "the switch does not start");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        switch
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn ctl_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vsteer"));
+        command.args(["ctl", "--socket"]).arg(self.path("control")).args(args);
+        command
+    }
+
+    fn output(&self, args: &[&str]) -> Output {
+        self.ctl_command(args).output().unwrap()
+    }
+
+    /// What `vsteer ctl` prints.
+    fn ctl(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ctl(&[args, &["--json"]].concat())).unwrap()
+    }
+
+    /// Why `vsteer ctl` refuses.
+    fn refusal(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// The number of packets that the rule with `cookie` has matched.
+    fn packets(&self, cookie: &str) -> u64 {
+        let rules = self.json(&["flow", "dump-flows", &format!("cookie={cookie}/-1")]);
+        rules[0]["packets"].as_u64().unwrap()
+    }
+
+    /// Sends `count` frames from the host's side of a TAP interface.
+    fn send(&self, interface: &str, frame: &[u8], count: usize) {
+        let script = "import socket,sys\ns=socket.socket(socket.AF_PACKET,socket.SOCK_RAW)\ns.bind((sys.argv[1],0))\n\
+                      for _ in range(int(sys.argv[2])): s.send(bytes.fromhex(sys.argv[3]))\n";
+        let digits: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut command = program(self.namespace.as_deref(), "python3");
+        let status = command.args(["-c", script, interface, &count.to_string(), &digits]).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if let Some(name) = &self.namespace {
+            let _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+    }
+}
+
+/// A command that runs `name`, within a network namespace if one is given.
+fn program(namespace: Option<&str>, name: &str) -> Command {
+    match namespace {
+        Some(namespace) => {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", namespace, name]);
+            command
+        }
+        None => Command::new(name),
+    }
+}
+
+/// Whether TAP interfaces and namespaces can be made here; says so aloud if not.
+fn has_privilege() -> bool {
+    let name = format!("vsteer-probe-{}", std::process::id());
+    let made = Command::new("ip").args(["netns", "add", &name]).stderr(Stdio::null()).status();
+    let has = made.is_ok_and(|status| status.success()) && Path::new("/dev/net/tun").exists();
+    let _ = Command::new("ip").args(["netns", "del", &name]).stderr(Stdio::null()).status();
+    if !has {
+        eprintln!("SKIPPED: needs root, iproute2 and /dev/net/tun for TAP ports");
+        assert!(std::env::var_os("CI").is_none(), "nothing may be skipped in CI");
+    }
+    has
+}
+
+fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A UDP packet from 10.0.0.1 to 10.0.0.2, padded to 60 bytes.
+fn udp_frame(dst_port: u16) -> Vec<u8> {
+    let mut frame = vec![0xff; 6];
+    frame.extend([0x02, 0, 0, 0, 0, 1, 0x08, 0x00]);
+    frame.extend([0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0x66, 0xbd, 10, 0, 0, 1, 10, 0, 0, 2]);
+    frame.extend([0x10, 0x00]);
+    frame.extend(dst_port.to_be_bytes());
+    frame.extend([0, 26, 0, 0]);
+    frame.resize(60, 0);
+    frame
+}
+
+#[test]
+fn rules_come_go_and_are_listed_without_any_port() {
+    let switch = Switch::start("", None);
+    let listed = || switch.ctl(&["flow", "dump-flows"]);
+    assert!(
+        listed().contains("n_packets=0") && listed().contains("priority=0 actions=NORMAL"),
+        "{}",
+        listed()
+    );
+
+    let added =
+        switch.ctl(&["flow", "add", "table=1,priority=5,tcp,nw_src=10.0.0.0/24,tp_dst=22,actions=drop"]);
+    assert_eq!(added, "1 added, 0 changed, 0 removed; 2 rules now\n");
+    let dumped = switch.ctl(&["flow", "dump-flows", "table=1"]);
+    assert!(dumped.ends_with("priority=5,tcp,nw_src=10.0.0.0/24,tcp_dst=22 actions=drop\n"), "{dumped}");
+    assert_eq!(switch.json(&["flow", "dump-flows", "table=1"])[0]["priority"], 5);
+    switch.ctl(&[
+        "flow",
+        "mod-flows",
+        "--strict",
+        "table=1,priority=5,tcp,nw_src=10.0.0.0/24,tp_dst=22,actions=normal",
+    ]);
+    assert!(switch.ctl(&["flow", "dump-flows", "table=1"]).ends_with("actions=NORMAL\n"));
+    assert!(switch.ctl(&["flow", "dump-tables"]).starts_with("TABLE  RULES"));
+    switch.ctl(&["flow", "del-flows", "table=1,tcp"]);
+    assert_eq!(switch.ctl(&["flow", "dump-flows", "table=1"]), "no such rules\n");
+    switch.ctl(&["flow", "del-flows"]);
+    assert!(listed().ends_with("priority=0 actions=NORMAL\n"), "the learning switch comes back");
+}
+
+#[test]
+fn files_of_rules_are_taken_whole_or_not_at_all() {
+    let switch = Switch::start("", None);
+    let acl = switch.path("acl");
+    let name = acl.to_str().unwrap();
+    let rules: String =
+        (0..10_000).map(|n| format!("priority={n},udp,tp_dst={n},actions=drop # {n}\n")).collect();
+    std::fs::write(&acl, format!("# an ACL\n\n{rules}")).unwrap();
+    assert_eq!(
+        switch.ctl(&["flow", "add-flows", name]),
+        "10000 added, 0 changed, 0 removed; 10001 rules now\n"
+    );
+    std::fs::write(&acl, "priority=1,udp,actions=normal\n\npriority=2,udp,tpdst=5,actions=drop\n").unwrap();
+    let refusal = switch.refusal(&["flow", "replace-flows", name]);
+    assert!(refusal.starts_with(&format!("vsteer: {name}:3:16: found \"tpdst")), "{refusal}");
+    assert!(refusal.contains("expected"), "{refusal}");
+    assert_eq!(switch.json(&["flow", "dump-flows"]).as_array().unwrap().len(), 10_001);
+
+    let mut command = switch.ctl_command(&["flow", "replace-flows", "-"]);
+    let mut ctl = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    ctl.stdin.take().unwrap().write_all(b"priority=1,udp,tp_dst=1,actions=drop\nactions=normal\n").unwrap();
+    let replaced = String::from_utf8(ctl.wait_with_output().unwrap().stdout).unwrap();
+    assert!(replaced.ends_with("2 rules now\n"), "{replaced}");
+}
+
+#[test]
+fn reload_does_what_the_file_says_and_keeps_what_ctl_did() {
+    let switch = Switch::start("rules = \"\"\"\npriority=1,udp,actions=drop\nactions=normal\n\"\"\"\n", None);
+    let file = switch.path("vsteer.toml");
+    switch.ctl(&["flow", "add", "priority=9,arp,actions=normal"]);
+    std::fs::write(&file, "rules = \"\"\"\npriority=2,tcp,actions=drop\nactions=normal\n\"\"\"\n").unwrap();
+    assert_eq!(switch.ctl(&["reload"]), "rules: 1 added, 0 changed, 1 removed; 3 rules now\n");
+    let rules = switch.ctl(&["flow", "dump-flows"]);
+    for (text, is_there) in [("priority=2,tcp", true), ("priority=9,arp", true), ("udp", false)] {
+        assert_eq!(rules.contains(text), is_there, "{text}: {rules}");
+    }
+    std::fs::write(&file, "poll = \"busy\"\nrules = '''\n\npriority=2,tcp,actions=dorp\n'''\n").unwrap();
+    let refusal = switch.refusal(&["reload"]);
+    let place = format!("vsteer: {}:4:24: found \"dorp\"", file.display());
+    assert!(refusal.starts_with(&place) && refusal.contains("nothing has changed"), "{refusal}");
+    assert_eq!(switch.ctl(&["flow", "dump-flows"]).lines().count(), 3);
+    std::fs::write(&file, "poll = \"busy\"\n").unwrap();
+    let reloaded = switch.ctl(&["reload"]);
+    assert!(reloaded.contains("2 removed; 1 rules now"), "{reloaded}");
+    assert!(reloaded.contains("note: poll cannot change while the switch runs"), "{reloaded}");
+}
+
+const THREE_TAPS: &str = "[port.a]\ntype=\"tap\"\ninterface=\"a\"\n[port.b]\ntype=\"tap\"\ninterface=\"b\"\n\
+                          [port.c]\ntype=\"tap\"\ninterface=\"c\"\n";
+
+#[test]
+fn packets_are_counted_traced_mirrored_and_handed_out() {
+    if !has_privilege() {
+        return;
+    }
+    let config = format!("{THREE_TAPS}[[mirror]]\nname=\"spy\"\nsrc=\"a\"\noutput=\"c\"\n");
+    let config = format!(
+        "rules = \"cookie=1,priority=9,udp,tp_dst=7,actions=drop\\ncookie=2,priority=1,actions=normal\"\n{config}"
+    );
+    let switch = Switch::start(&config, Some("vsteer-ctl"));
+
+    // 1. Counters are exact, and those of the mirror's port show the copies.
+    switch.send("a", &udp_frame(7), 5);
+    switch.send("a", &udp_frame(8), 3);
+    wait_for("the packets are counted", || (switch.packets("1"), switch.packets("2")) == (5, 3));
+    let counter =
+        |port: &str, name: &str| switch.json(&["port", "show", port])["counters"][name].as_u64().unwrap();
+    wait_for("copies of all packets, and what is forwarded nowhere else", || {
+        (counter("c", "tx_pkts"), counter("b", "tx_pkts")) == (8, 3)
+    });
+    assert_eq!(switch.json(&["mirror", "list"])[0]["active"], true);
+
+    // 2. A trace says the same, by fields and by packet, and counts nothing.
+    let trace = switch.ctl(&["trace", "in_port=a,udp,nw_src=10.0.0.1,nw_dst=10.0.0.2,tp_src=4096,tp_dst=7"]);
+    assert!(trace.contains("table 0: priority=9,udp,udp_dst=7, cookie 0x1"), "{trace}");
+    assert!(trace.contains("dropped:  rule_drop"), "{trace}");
+    let capture = switch.path("capture");
+    let mut monitor = switch.ctl_command(&["monitor", "--id", "4", "--count", "2", "--pcap"]);
+    let mut monitor = monitor.arg(&capture).stdout(Stdio::piped()).spawn().unwrap();
+    wait_for("the capture file is begun", || capture.metadata().is_ok_and(|file| file.len() >= 24));
+    std::thread::sleep(Duration::from_millis(200));
+
+    // 3. Packets are handed out.
+    switch.ctl(&["flow", "add", "priority=9,udp,tp_dst=9,actions=controller(id=4),normal"]);
+    switch.send("a", &udp_frame(9), 2);
+    assert!(monitor.wait().unwrap().success());
+    let mut lines = String::new();
+    monitor.stdout.take().unwrap().read_to_string(&mut lines).unwrap();
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    assert!(lines.contains(" a id=4 len=60 udp,in_port=a"), "{lines}");
+    assert_eq!(switch.json(&["stats"])["punts"]["delivered"], 2);
+    let capture = capture.to_str().unwrap();
+    let by_packet = switch.json(&["trace", "--pcap", capture, "--in-port", "a", "--packet", "2"]);
+    assert!(by_packet["actions"].as_str().unwrap().contains('b'), "{by_packet}");
+    assert_eq!(switch.packets("1"), 5);
+
+    // 4. What the caches hold, and what moves.
+    let caches = switch.json(&["cache", "show"]);
+    let subtables = caches["workers"][0]["subtables"].as_array().unwrap();
+    assert!(subtables.iter().any(|table| table["mask"].as_str().unwrap().contains("tp_dst")), "{caches}");
+    let top = switch.ctl(&["top", "--interval", "0.2", "--count", "2", "--json"]);
+    let samples: Vec<Value> = top.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((samples.len(), samples[0]["ports"].as_array().unwrap().len()), (2, 3));
+}
+
+#[test]
+fn reload_changes_ports_by_difference() {
+    if !has_privilege() {
+        return;
+    }
+    let switch = Switch::start(THREE_TAPS, Some("vsteer-rel"));
+    switch.ctl(&["port", "add", "d=tap:d"]);
+    let number = |name: &str| switch.json(&["port", "show", name])["id"].as_u64().unwrap();
+    let numbers = ["a", "b", "c", "d"].map(number);
+    let changed = "[port.a]\ntype=\"tap\"\ninterface=\"a\"\nvlan=5\nlocal=true\n[port.b]\ntype=\"tap\"\n\
+                   interface=\"b\"\nmtu=1400\n[port.e]\ntype=\"tap\"\ninterface=\"e\"\n";
+    std::fs::write(switch.path("vsteer.toml"), changed).unwrap();
+    assert_eq!(
+        switch.ctl(&["reload"]),
+        "ports added: e\nports removed: c\nports changed: a\nports opened again: b\n"
+    );
+    let names = || {
+        let ports = switch.json(&["port", "list"]);
+        let names = ports.as_array().unwrap().iter().map(|port| port["name"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(), ["a", "b", "d", "e"]);
+    assert_eq!(["a", "b", "d"].map(number), [numbers[0], numbers[1], numbers[3]], "numbers stay with names");
+    assert_eq!(switch.json(&["port", "show", "a"])["vlan"]["vlan"], 5);
+    let added = switch.json(&["flow", "add", "in_port=c,actions=drop"]);
+    assert_eq!(added["added"], 1, "a port that is gone keeps its name");
+
+    // Another process has the interface that comes next: nothing changes.
+    std::fs::write(
+        switch.path("vsteer.toml"),
+        format!("{changed}[port.f]\ntype=\"tap\"\ninterface=\"lo\"\n"),
+    )
+    .unwrap();
+    let refusal = switch.refusal(&["reload"]);
+    assert!(refusal.contains("port f: ") && refusal.contains("nothing has changed"), "{refusal}");
+    assert_eq!(names(), ["a", "b", "d", "e"]);
+    std::fs::write(switch.path("vsteer.toml"), "[port.a]\ntype=\"tpa\"\n").unwrap();
+    assert!(switch.refusal(&["reload"]).contains("unknown port type"));
+    assert_eq!(names(), ["a", "b", "d", "e"]);
+}
