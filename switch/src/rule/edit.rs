@@ -9,6 +9,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use crate::hash;
+
 use super::action::RuleAction;
 use super::entry::{Rule, RuleSpec};
 use super::matching::Match;
@@ -267,9 +269,10 @@ impl Eq for Place<'_> {}
 
 impl Hash for Place<'_> {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        (self.0.table, self.0.priority).hash(hasher);
-        self.0.matching.value().words().hash(hasher);
-        self.0.matching.mask().words().hash(hasher);
+        // 512 bytes are too much for the hasher of a map of thousands.
+        let words = self.0.matching.value().words().iter().chain(self.0.matching.mask().words());
+        let matching = words.fold(hash::GOLDEN, |hash, &word| hash::add(hash, word));
+        (self.0.table, self.0.priority, matching).hash(hasher);
     }
 }
 

@@ -25,30 +25,27 @@ use super::matching::Match;
 use super::trie::{PrefixField, PrefixTrie, Walk};
 
 /// Number of stages.
-const STAGES: usize = 5;
+const STAGES: usize = 4;
 
-/// The stage that looks at a word: what the switch itself knows, link layer, protocol, addresses, transport layer.
-///
-/// Protocol and addresses are both network layer, but a packet that misses for its protocol should not have its addresses
-/// looked at.
+/// The stage that looks at a word: what the switch itself knows, link layer, network layer, transport layer.
 fn stage_of_word(at: usize) -> usize {
     const PORT: usize = 0;
-    const PROTOCOL: usize = Depth::Link.words();
+    const LINK: usize = Depth::Link.words();
+    const NETWORK: usize = Depth::Network.words();
+    const TRANSPORT: usize = Depth::Transport.words();
     match at {
-        PORT => 0,
-        PROTOCOL => 2,
-        _ if at < Depth::Link.words() => 1,
-        _ if at < Depth::Network.words() => 3,
-        _ if at < Depth::Transport.words() => 4,
-        _ => 0,
+        PORT | TRANSPORT.. => 0,
+        1..LINK => 1,
+        LINK..NETWORK => 2,
+        NETWORK..TRANSPORT => 3,
     }
 }
 
-/// The stage whose bits the tries of a field save.
-fn stage_of(field: PrefixField) -> usize {
+/// The stage that has the bits of a field with tries.
+fn stage_of_field(field: PrefixField) -> usize {
     match field {
-        PrefixField::Ipv4Src | PrefixField::Ipv4Dst | PrefixField::Ipv6Src | PrefixField::Ipv6Dst => 3,
-        PrefixField::TpSrc | PrefixField::TpDst => 4,
+        PrefixField::Ipv4Src | PrefixField::Ipv4Dst | PrefixField::Ipv6Src | PrefixField::Ipv6Dst => 2,
+        PrefixField::TpSrc | PrefixField::TpDst => 3,
     }
 }
 
@@ -87,7 +84,7 @@ impl Shape {
     fn new(mask: &Fields) -> Self {
         let stage = |number| {
             let words = mask.words().iter().copied().enumerate();
-            let prefixes = PrefixField::ALL.into_iter().filter(|&field| stage_of(field) == number);
+            let prefixes = PrefixField::ALL.into_iter().filter(|&field| stage_of_field(field) == number);
             Stage {
                 words: words.filter(|&(at, word)| word != 0 && stage_of_word(at) == number).collect(),
                 prefixes: prefixes

