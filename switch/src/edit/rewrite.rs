@@ -144,10 +144,14 @@ impl Rewrite {
     }
 
     fn apply_above_link(&self, packet: &mut Packet) -> Option<()> {
-        let link = Link::parse(packet.head())?;
-        match link.eth_type {
-            ethernet::TYPE_ARP => self.apply_to_arp(&mut packet.head_mut()[link.len..]),
-            ethernet::TYPE_IPV4 | ethernet::TYPE_IPV6 => self.apply_to_ip(packet),
+        // Two tags at most when it came in, or its key would have no fields above them; rules may have pushed more.
+        let (eth_type, link_len) = ethernet::behind_all_tags(packet.head())?;
+        match eth_type {
+            ethernet::TYPE_ARP => self.apply_to_arp(packet.head_mut().get_mut(link_len..)?),
+            ethernet::TYPE_IPV4 | ethernet::TYPE_IPV6 => {
+                let layers = Layers::locate_behind(packet.head(), packet.len(), eth_type, link_len)?;
+                self.apply_to_ip(packet, layers)
+            }
             _ => None,
         }
     }
@@ -167,12 +171,9 @@ impl Rewrite {
         Some(())
     }
 
-    fn apply_to_ip(&self, packet: &mut Packet) -> Option<()> {
-        let layers = Layers::locate(packet.head(), packet.len())?;
+    fn apply_to_ip(&self, packet: &mut Packet, layers: Layers) -> Option<()> {
         let checksum = packet.offload.checksum;
         let head = packet.head_mut();
-        // Neighbours are only believed if they come with the highest hop limit, which this rewrite may change.
-        let hop_limit = *head.get(layers.network + 7)?;
         let mut pseudo = Change::default();
         if self.parts.network {
             match layers.version {
@@ -217,12 +218,17 @@ impl Rewrite {
                 if self.parts.transport {
                     let own = self.kind_and_code(bytes)?;
                     update(bytes, 2, Change::default(), own, false);
+                    // Without a pseudo-header all that is summed may be zero, whose checksum is 0xffff. The changed words alone
+                    // do not tell it from a sum of 0xffff, for which 0xffff is as good as zero.
+                    if bytes[..4] == [0; 4] {
+                        bytes[2..4].copy_from_slice(&[0xff, 0xff]);
+                    }
                 }
             }
             (icmp::PROTOCOL_V6, IpVersion::V6) => {
                 let mut own = Change::default();
                 if self.parts.neighbour {
-                    own.add(self.apply_to_neighbour(bytes, hop_limit)?);
+                    own.add(self.apply_to_neighbour(bytes)?);
                 }
                 own.add(self.kind_and_code(bytes)?);
                 update(bytes, 2, pseudo, own, is_partial(2));
@@ -295,8 +301,9 @@ impl Rewrite {
     }
 
     /// Overwrites target and link-layer addresses. An option that is not there is not added.
-    fn apply_to_neighbour(&self, bytes: &mut [u8], hop_limit: u8) -> Option<Change> {
-        ndp::Neighbour::parse(bytes, hop_limit)?;
+    fn apply_to_neighbour(&self, bytes: &mut [u8]) -> Option<Change> {
+        // Whether the message came from this link was the rules' question; an earlier rewrite may have changed the answer.
+        ndp::Neighbour::parse(bytes, ndp::HOP_LIMIT)?;
         let Self { value, mask, .. } = self;
         let mut change = Change::default();
         change.overwrite(&mut bytes[8..24], &value.nd_target, &mask.nd_target);
@@ -378,3 +385,6 @@ fn update(bytes: &mut [u8], at: usize, pseudo: Change, own: Change, is_partial: 
     };
     bytes[at..at + 2].copy_from_slice(&updated.to_be_bytes());
 }
+
+#[cfg(test)]
+mod tests;

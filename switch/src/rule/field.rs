@@ -197,7 +197,7 @@ fields! {
     /// IPv6 destination.
     Ipv6Dst = "ipv6_dst" | "NXM_NX_IPV6_DST" | "OXM_OF_IPV6_DST" at (DST, 0, 128) needs Ipv6, Ipv6, true;
     /// IPv6 flow label.
-    Ipv6Label = "ipv6_label" | "NXM_NX_IPV6_LABEL" | "OXM_OF_IPV6_FLABEL" at (offset_of!(FlowKey, ipv6_label), 0, 20) needs Ipv6, Hex, true;
+    Ipv6Label = "ipv6_label" | "NXM_NX_IPV6_LABEL" | "OXM_OF_IPV6_FLABEL" at (offset_of!(FlowKey, ipv6_label) + 1, 0, 20) needs Ipv6, Hex, true;
     /// IP protocol.
     IpProto = "nw_proto" | "ip_proto" | "NXM_OF_IP_PROTO" | "OXM_OF_IP_PROTO" at (offset_of!(FlowKey, ip_proto), 0, 8) needs Ip, Decimal, false;
     /// DSCP and ECN together.
@@ -385,5 +385,9 @@ mod tests {
         assert_eq!(Field::VlanTci.get(&fields), 0xb00a);
         Field::IcmpType.set(&mut fields, 8, u128::MAX);
         assert_eq!(fields.key.tp_src.get(), 8);
+        Field::Ipv6Label.set(&mut fields, 0xf_1234, u128::MAX);
+        assert_eq!(fields.key.ipv6_label.get(), 0xf_1234);
+        Field::TcpFlags.set(&mut fields, 0x812, u128::MAX);
+        assert_eq!(fields.key.tcp_flags.get(), 0x812);
     }
 }

@@ -5,7 +5,7 @@
 //! changes nothing, so that the revalidator can do it again, and an operator can have it traced; learning is a step of
 //! its own.
 //!
-//! The mask is the contract: two keys that agree under it get the same verdict and the same mask. A bit too many makes
+//! The mask is the contract: two keys that agree under it meet the same rules and get the same verdict. A bit too many makes
 //! more megaflows than needed, a bit too few misroutes. Hence every function that looks at a field notes it by itself, in
 //! [`View`], and questions that look at little and end in a drop come first.
 //!

@@ -239,10 +239,12 @@ impl View {
     /// §5.13.1).
     pub(super) fn push_tag(&mut self, tpid: u16) {
         let has_tag = self.has_tag(0);
-        if has_tag {
+        let tci = if has_tag {
             self.looked.key.vlan[0].tci = U16::MAX_VALUE;
-        }
-        let tci = self.fields.key.vlan[0].tci | U16::new(VLAN_PRESENT);
+            self.fields.key.vlan[0].tci
+        } else {
+            U16::new(VLAN_PRESENT)
+        };
         self.settle();
         // Behind no tag there is no other.
         if has_tag {

@@ -48,6 +48,19 @@ pub struct Link {
     pub len: usize,
 }
 
+/// Ethernet type and length of the link layer of the frame that starts with `head`, behind all of its tags, however many
+/// were pushed; `None` if it ends beyond the head.
+pub fn behind_all_tags(head: &[u8]) -> Option<(u16, usize)> {
+    let mut len = ADDRESSES_LEN;
+    loop {
+        let eth_type = u16::from_be_bytes(*head.get(len..)?.first_chunk()?);
+        if !is_tag(eth_type) {
+            return Some((eth_type, len + 2));
+        }
+        len += TAG_LEN;
+    }
+}
+
 impl Link {
     /// Reads tags and type of the frame that starts with `head`; `None` if it is shorter than an Ethernet header.
     #[inline]

@@ -35,9 +35,14 @@ impl Layers {
     /// well-formed IP header.
     pub fn locate(head: &[u8], frame_len: usize) -> Option<Self> {
         let link = Link::parse(head)?;
-        let bytes = &head[link.len..];
-        let available = frame_len.checked_sub(link.len)?;
-        let (version, upper) = match link.eth_type {
+        Self::locate_behind(head, frame_len, link.eth_type, link.len)
+    }
+
+    /// The same for a frame whose link layer is `link_len` bytes long and ends in `eth_type`.
+    pub fn locate_behind(head: &[u8], frame_len: usize, eth_type: u16, link_len: usize) -> Option<Self> {
+        let bytes = head.get(link_len..)?;
+        let available = frame_len.checked_sub(link_len)?;
+        let (version, upper) = match eth_type {
             ethernet::TYPE_IPV4 => (IpVersion::V4, ipv4::Header::parse(bytes, available)?.upper()),
             ethernet::TYPE_IPV6 => (IpVersion::V6, ipv6::Header::parse(bytes, available)?.upper(bytes)),
             _ => return None,
@@ -45,9 +50,9 @@ impl Layers {
         let Upper { protocol, fragment, offset, end } = upper;
         Some(Self {
             version,
-            network: link.len,
-            transport: link.len + offset,
-            end: link.len + end,
+            network: link_len,
+            transport: link_len + offset,
+            end: link_len + end,
             protocol,
             fragment,
         })
