@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use crate::action::Verdict;
 use crate::flow::key::{FlowKey, MacAddr, Mask};
 use crate::port::PortId;
+use crate::prefetch::prefetch;
 use crate::rule::entry::Rule;
 use crate::vlan::VlanId;
 
@@ -139,6 +140,14 @@ impl Megaflow {
     /// The bits that its packets have in common; zero where the mask is.
     pub fn key(&self) -> &FlowKey {
         &self.key
+    }
+
+    /// Asks for the key and what follows it: all that translating the flow again reads of it.
+    pub(crate) fn prefetch_key(&self) {
+        for word in self.key.words().iter().step_by(8) {
+            prefetch(word);
+        }
+        prefetch(&self.rules);
     }
 
     /// Which bits its packets have in common.

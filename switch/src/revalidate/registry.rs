@@ -208,6 +208,9 @@ impl Registry {
             while at < shard.len() {
                 if let Some(tracked) = shard.get(at + AHEAD) {
                     prefetch(&*tracked.flow);
+                    if pass.recheck == Recheck::All {
+                        tracked.flow.prefetch_key();
+                    }
                 }
                 let tracked = &mut shard[at];
                 if visit(tracked, pass, &mut outcome, &mut tell) == Stage::Retired {

@@ -1,7 +1,6 @@
 //! The totals of rules against the packets that workers counted, and what passes end.
 
 use std::cell::RefCell;
-use std::sync::atomic::AtomicBool;
 use std::sync::{LazyLock, mpsc};
 use std::thread;
 
@@ -181,14 +180,13 @@ fn totals_are_exact_while_a_worker_and_passes_run_at_once() {
     let (config, fdb) = (config(1, 2), Fdb::new(8));
     let rules: Vec<_> = (0..3).map(rule).collect();
     let registry = Registry::default();
-    let ended = AtomicBool::new(false);
     let (install, installed) = mpsc::channel::<Arc<Megaflow>>();
     let (tell, told) = mpsc::channel::<Arc<Megaflow>>();
     let passes = AtomicUsize::new(0);
     let mut counted = [0_u64; 3];
     thread::scope(|scope| {
         let worker = {
-            let (rules, config, fdb, ended, passes) = (&rules, &config, &fdb, &ended, &passes);
+            let (rules, config, fdb, passes) = (&rules, &config, &fdb, &passes);
             scope.spawn(move || {
                 let mut counted = [0_u64; 3];
                 let mut tables = Classifier::new(512);
@@ -226,23 +224,21 @@ fn totals_are_exact_while_a_worker_and_passes_run_at_once() {
                     }
                     flows.retain(|flow| !flow.is_retired());
                 }
-                drop(tables);
-                ended.store(true, Ordering::Release);
                 counted
             })
         };
-        loop {
-            let is_last = ended.load(Ordering::Acquire);
+        let run = || {
             installed.try_iter().for_each(|flow| registry.adopt(flow));
             // Every other pass ends everything.
-            let now =
-                Pass { is_flush: passes.fetch_add(1, Ordering::Relaxed) % 2 == 1, ..pass(0, &config, &fdb) };
-            registry.pass(&now, |flow| tell.send(Arc::clone(flow)).unwrap_or(()));
-            if is_last {
-                break;
-            }
+            let is_flush = passes.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+            let now = Pass { is_flush, ..pass(0, &config, &fdb) };
+            registry.pass(&now, |flow| tell.send(Arc::clone(flow)).unwrap_or_default());
+        };
+        while !worker.is_finished() {
+            run();
         }
         counted = worker.join().unwrap();
+        run();
     });
     assert!(counted.iter().sum::<u64>() > 100_000);
     assert_eq!(rules.iter().map(|rule| rule.stats().packets).collect::<Vec<_>>(), counted);
