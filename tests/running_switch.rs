@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -36,7 +37,7 @@ impl Switch {
         let process = command.spawn().unwrap();
         let switch = Self { process, folder, namespace };
         let begun = Instant::now();
-        while !switch.folder.path().join("control").exists() {
+        while UnixStream::connect(switch.path("control")).is_err() {
             assert!(begun.elapsed() < Duration::from_secs(20), "the switch does not start");
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -81,14 +82,20 @@ impl Switch {
         rules[0]["packets"].as_u64().unwrap()
     }
 
-    /// Sends `count` frames from the host's side of a TAP interface.
-    fn send(&self, interface: &str, frame: &[u8], count: usize) {
-        let script = "import socket,sys\ns=socket.socket(socket.AF_PACKET,socket.SOCK_RAW)\ns.bind((sys.argv[1],0))\n\
-                      for _ in range(int(sys.argv[2])): s.send(bytes.fromhex(sys.argv[3]))\n";
-        let digits: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut command = program(self.namespace.as_deref(), "python3");
-        let status = command.args(["-c", script, interface, &count.to_string(), &digits]).status().unwrap();
-        assert!(status.success());
+    /// Gives the host's side of the port `a` an address, 10.0.0.1, and a neighbour, 10.0.0.2, that never answers.
+    fn address_a(&self) {
+        self.in_namespace("ip addr add 10.0.0.1/24 dev a");
+        self.in_namespace("ip neigh add 10.0.0.2 lladdr 02:00:00:00:00:02 dev a nud permanent");
+    }
+
+    /// Sends `count` UDP packets of two bytes to `port` of 10.0.0.2: frames of 44 bytes that come in by `a`.
+    fn send_udp(&self, port: u16, count: usize) {
+        self.in_namespace(&format!("for n in $(seq {count}); do echo x > /dev/udp/10.0.0.2/{port}; done"));
+    }
+
+    fn in_namespace(&self, script: &str) {
+        let status = program(self.namespace.as_deref(), "bash").args(["-ec", script]).status().unwrap();
+        assert!(status.success(), "{script}");
     }
 }
 
@@ -121,7 +128,7 @@ fn has_privilege() -> bool {
     let has = made.is_ok_and(|status| status.success()) && Path::new("/dev/net/tun").exists();
     let _ = Command::new("ip").args(["netns", "del", &name]).stderr(Stdio::null()).status();
     if !has {
-        eprintln!("SKIPPED: needs root, iproute2 and /dev/net/tun for TAP ports");
+        eprintln!("SKIPPED: needs root, iproute2, bash and /dev/net/tun for TAP ports");
         assert!(std::env::var_os("CI").is_none(), "nothing may be skipped in CI");
     }
     has
@@ -133,18 +140,6 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// A UDP packet from 10.0.0.1 to 10.0.0.2, padded to 60 bytes.
-fn udp_frame(dst_port: u16) -> Vec<u8> {
-    let mut frame = vec![0xff; 6];
-    frame.extend([0x02, 0, 0, 0, 0, 1, 0x08, 0x00]);
-    frame.extend([0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0x66, 0xbd, 10, 0, 0, 1, 10, 0, 0, 2]);
-    frame.extend([0x10, 0x00]);
-    frame.extend(dst_port.to_be_bytes());
-    frame.extend([0, 26, 0, 0]);
-    frame.resize(60, 0);
-    frame
 }
 
 #[test]
@@ -238,9 +233,11 @@ fn packets_are_counted_traced_mirrored_and_handed_out() {
     );
     let switch = Switch::start(&config, Some("vsteer-ctl"));
 
+    switch.address_a();
+
     // 1. Counters are exact, and those of the mirror's port show the copies.
-    switch.send("a", &udp_frame(7), 5);
-    switch.send("a", &udp_frame(8), 3);
+    switch.send_udp(7, 5);
+    switch.send_udp(8, 3);
     wait_for("the packets are counted", || (switch.packets("1"), switch.packets("2")) == (5, 3));
     let counter =
         |port: &str, name: &str| switch.json(&["port", "show", port])["counters"][name].as_u64().unwrap();
@@ -261,12 +258,12 @@ fn packets_are_counted_traced_mirrored_and_handed_out() {
 
     // 3. Packets are handed out.
     switch.ctl(&["flow", "add", "priority=9,udp,tp_dst=9,actions=controller(id=4),normal"]);
-    switch.send("a", &udp_frame(9), 2);
+    switch.send_udp(9, 2);
     assert!(monitor.wait().unwrap().success());
     let mut lines = String::new();
     monitor.stdout.take().unwrap().read_to_string(&mut lines).unwrap();
     assert_eq!(lines.lines().count(), 2, "{lines}");
-    assert!(lines.contains(" a id=4 len=60 udp,in_port=a"), "{lines}");
+    assert!(lines.contains(" a id=4 len=44 udp,in_port=a"), "{lines}");
     assert_eq!(switch.json(&["stats"])["punts"]["delivered"], 2);
     let capture = capture.to_str().unwrap();
     let by_packet = switch.json(&["trace", "--pcap", capture, "--in-port", "a", "--packet", "2"]);

@@ -19,12 +19,44 @@ use crate::worker::{Message, WorkerHandle};
 /// Longest wait for a worker to write its subtables down.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The ways in which packets are decided, and the counters of each: packets decided, packets looked up, cycles spent.
-const TIERS: [(&str, &str, &str); 4] = [
-    ("run of equal keys", "repeats", "key_cycles"),
-    ("exact match", "exact_hits", "exact_match_cycles"),
-    ("classifier", "classifier_hits", "classifier_cycles"),
-    ("slow path", "upcalls", "slow_path_cycles"),
+/// A way in which packets are decided, by the names of its counters.
+struct Tier {
+    name: &'static str,
+    /// Packets that it decided.
+    packets: &'static str,
+    /// Cycles that were measured there.
+    cycles: &'static str,
+    /// What these cycles were spent on, one by one.
+    measured: &'static str,
+}
+
+/// Fastest first, and what follows the decision.
+const TIERS: [Tier; 5] = [
+    Tier {
+        name: "keys; run of equal keys",
+        packets: "repeats",
+        cycles: "timed_keys_cycles",
+        measured: "timed_packets",
+    },
+    Tier {
+        name: "exact match",
+        packets: "exact_hits",
+        cycles: "timed_exact_cycles",
+        measured: "timed_exact_lookups",
+    },
+    Tier {
+        name: "classifier",
+        packets: "classifier_hits",
+        cycles: "timed_classifier_cycles",
+        measured: "timed_classifier_lookups",
+    },
+    Tier { name: "slow path", packets: "upcalls", cycles: "upcall_cycles", measured: "upcalls" },
+    Tier {
+        name: "actions and transmission",
+        packets: "packets",
+        cycles: "timed_actions_cycles",
+        measured: "timed_packets",
+    },
 ];
 
 impl Appliance {
@@ -58,15 +90,40 @@ fn subtable_info(stats: &SubtableStats) -> SubtableInfo {
 fn tiers(counters: &[(String, u64)]) -> Vec<TierInfo> {
     let get = |wanted: &str| counters.iter().find(|(name, _)| name == wanted).map(|&(_, count)| count);
     let total = get("packets").unwrap_or(0).max(1) as f64;
-    let tiers = TIERS.iter().map(|&(name, hits, cycles)| {
-        let packets = get(hits).unwrap_or(0);
-        let cycles = get(cycles).filter(|_| packets > 0);
+    let tiers = TIERS.iter().map(|tier| {
+        let packets = get(tier.packets).unwrap_or(0);
+        let measured = get(tier.measured).filter(|&measured| measured > 0);
         TierInfo {
-            name: name.to_owned(),
+            name: tier.name.to_owned(),
             packets,
             share: packets as f64 / total,
-            cycles_per_packet: cycles.map(|cycles| cycles as f64 / packets as f64),
+            cycles_per_packet: get(tier.cycles)
+                .zip(measured)
+                .map(|(cycles, measured)| cycles as f64 / measured as f64),
         }
     });
     tiers.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cycles_are_those_of_the_packets_that_were_measured() {
+        let counters = [
+            ("packets", 1000),
+            ("exact_hits", 750),
+            ("timed_exact_lookups", 10),
+            ("timed_exact_cycles", 600),
+            ("upcalls", 0),
+            ("upcall_cycles", 0),
+        ];
+        let counters: Vec<_> = counters.map(|(name, count)| (name.to_owned(), count)).into();
+        let tiers = tiers(&counters);
+        let exact = &tiers[1];
+        assert_eq!((exact.packets, exact.share, exact.cycles_per_packet), (750, 0.75, Some(60.0)));
+        assert_eq!(tiers[3].cycles_per_packet, None, "nothing was measured");
+        assert_eq!(tiers[0].cycles_per_packet, None, "not counted");
+    }
 }

@@ -130,6 +130,10 @@ struct Recorder<'a> {
 
 impl Recorder<'_> {
     fn step(&mut self, depth: usize, text: String) {
+        // A drop is told where it is found and again as the outcome.
+        if self.steps.last().is_some_and(|last| last.text == text) {
+            return;
+        }
         self.steps.push(TraceStep { depth: u16::try_from(depth).unwrap_or(u16::MAX), text });
     }
 
@@ -158,7 +162,7 @@ impl Observer for Recorder<'_> {
 
     fn action(&mut self, depth: usize, action: &RuleAction) {
         let text = text::actions_text(std::slice::from_ref(action), self.numbers);
-        self.step(depth + 1, text);
+        self.step(depth, text);
     }
 
     fn note(&mut self, depth: usize, note: Note<'_>) {
@@ -178,7 +182,7 @@ impl Observer for Recorder<'_> {
             Note::Dropped(reason) => format!("dropped: {}", reason.name()),
             Note::ActionSet => "the action set:".to_owned(),
         };
-        self.step(depth + 2, text);
+        self.step(depth + 1, text);
     }
 }
 

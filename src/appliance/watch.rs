@@ -23,6 +23,9 @@ use crate::punt::{Listener, MAX_LISTENERS, Punted};
 /// How often a listener looks for packets.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// Packets after which losses are told although more packets wait.
+const LOSSES_AFTER: u32 = 1000;
+
 /// Shortest interval of `top`: looking at every flow costs a control thread some time.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -39,6 +42,7 @@ impl Appliance {
             listener,
             fabric: Arc::clone(&self.fabric),
             zero_us: clock_zero_us(&self.fabric),
+            shown: 0,
         }))
     }
 
@@ -80,14 +84,23 @@ struct Monitor {
     listener: Listener,
     fabric: Arc<Fabric>,
     zero_us: u64,
+    /// Packets since losses were last told.
+    shown: u32,
 }
 
 impl Monitor {
+    /// The next packet; losses are told when what came before them is out, and under a flood every now and then.
     fn item(&mut self) -> Option<MonitorItem> {
-        let Self { listener, fabric, zero_us } = self;
-        let packet = listener.next(|punted| MonitorItem::Packet(punt_info(punted, fabric, *zero_us)));
-        // Losses are told once what came before them is out.
-        packet.or_else(|| Some(listener.lost()).filter(|&lost| lost > 0).map(MonitorItem::Lost))
+        let Self { listener, fabric, zero_us, shown } = self;
+        if *shown < LOSSES_AFTER
+            && let Some(packet) =
+                listener.next(|punted| MonitorItem::Packet(punt_info(punted, fabric, *zero_us)))
+        {
+            *shown += 1;
+            return Some(packet);
+        }
+        *shown = 0;
+        Some(listener.lost()).filter(|&lost| lost > 0).map(MonitorItem::Lost)
     }
 }
 

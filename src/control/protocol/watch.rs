@@ -93,7 +93,7 @@ pub struct WorkerCache {
     pub worker: usize,
     /// Every counter of its pipeline by name, since the start.
     pub counters: Vec<(String, u64)>,
-    /// The ways in which packets are decided, fastest first.
+    /// The ways in which packets are decided, fastest first, and what follows the decision.
     pub tiers: Vec<TierInfo>,
     /// Subtables of its classifier, in the order in which they are searched; `None` if the worker did not answer in time.
     pub subtables: Option<Vec<SubtableInfo>>,
@@ -108,7 +108,7 @@ pub struct TierInfo {
     pub packets: u64,
     /// Their share of all packets, 0 to 1.
     pub share: f64,
-    /// Cycles spent there for each packet that came that far, where they are measured.
+    /// Cycles spent there for each packet that came that far, as far as they were measured.
     pub cycles_per_packet: Option<f64>,
 }
 
