@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code, reason = "reads the processor's cycle counter")]
 
+use std::sync::LazyLock;
 use std::time::Instant;
 
 /// Cycles after which the kernel is asked again: well under a millisecond on any processor.
@@ -21,6 +22,12 @@ pub fn cycles(start: Instant) -> u64 {
     }
     #[cfg(not(target_arch = "x86_64"))]
     u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The same counter for those who only take differences.
+pub fn counter() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    cycles(*START)
 }
 
 /// A worker's clock.

@@ -119,8 +119,12 @@ impl WorkerHandle {
         fabric: Arc<Fabric>,
         vital: Vital,
     ) -> io::Result<Self> {
-        let limits = PipelineConfig { worker: index, max_flows, ..PipelineConfig::default() };
-        let pipeline = Pipeline::new(limits);
+        // One guest's traffic never takes the room of all others.
+        let max_flows_per_port = max_flows.div_ceil(2);
+        let limits =
+            PipelineConfig { worker: index, max_flows, max_flows_per_port, ..PipelineConfig::default() };
+        let mut pipeline = Pipeline::new(limits);
+        pipeline.time_with(clock::counter);
         let shared = Arc::new(Shared {
             seen_epoch: AtomicU64::new(0),
             inbox: SegQueue::new(),

@@ -47,11 +47,13 @@ impl Report {
 mod tests {
     use std::sync::Arc;
 
+    use vsteer_switch::port::PortId;
+
     use super::*;
 
     #[test]
     fn sheet_takes_what_it_has_room_for_and_is_read_once() {
-        let stats = |hits| SubtableStats { mask: Arc::default(), flows: 1, hits };
+        let stats = |hits| SubtableStats { port: PortId::ZERO, mask: Arc::default(), flows: 1, hits };
         let report = Report::with_room_for(2);
         assert!(!report.is_written());
         report.write((0..9).map(stats));

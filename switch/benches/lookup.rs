@@ -12,7 +12,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 use vsteer_switch::action::{Actions, Punt, Verdict};
-use vsteer_switch::classifier::{Classifier, Pending};
+use vsteer_switch::classifier::{Classifier, ClassifierLimits, Pending};
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::fdb::Fdb;
 use vsteer_switch::flow::key::{Depth, FlowKey, Mask};
@@ -131,7 +131,7 @@ fn subtables(c: &mut Criterion) {
     let mut group = c.benchmark_group("classifier");
     group.throughput(Throughput::Elements(BURST as u64));
     for count in [1_u16, 16] {
-        let mut classifier = Classifier::new(65_536);
+        let mut classifier = Classifier::new(ClassifierLimits::flows(65_536));
         let mut keys = Vec::new();
         for number in 0..1024_u16 {
             let mut mask = Mask::default();
@@ -142,7 +142,7 @@ fn subtables(c: &mut Criterion) {
             let mut key = FlowKey { in_port: 1, ..FlowKey::default() };
             key.eth_dst[4..].copy_from_slice(&number.to_be_bytes());
             let spec = MegaflowSpec {
-                mask: classifier.share_mask(&mask),
+                mask: classifier.share_mask(port(1), &mask),
                 key,
                 verdict: Verdict::Forward(Actions::output(port(2))),
                 source: None,
@@ -159,7 +159,14 @@ fn subtables(c: &mut Criterion) {
                 let mut pending = Pending::NONE;
                 (0..32).for_each(|at| pending.push(at));
                 from = (from + BURST) % keys.len();
-                classifier.lookup(&keys[from..from + BURST], Depth::Link, &mut pending, &mut found);
+                classifier.lookup(
+                    port(1),
+                    &keys[from..from + BURST],
+                    None,
+                    Depth::Link,
+                    &mut pending,
+                    &mut found,
+                );
                 assert!(pending.as_slice().is_empty());
             });
         });

@@ -2,7 +2,11 @@
 //!
 //! Tuple space search: megaflows with the same mask share a subtable, a hash table keyed on the bits under that mask, and
 //! a packet is looked up in one subtable after the other. It is asked by the packets that the exact-match cache does not
-//! know, a whole burst at a time: for each subtable, first all hashes and prefetches, then all probes.
+//! know, a whole burst at a time: first each packet in the subtable that the signature index guesses, then what is left in
+//! one subtable after the other; for each, first all hashes and prefetches, then all probes.
+//!
+//! Each ingress port has subtables of its own. What one guest's traffic makes of them, many or full ones, no other
+//! guest's packets search; and each port has a quota of flows and of masks.
 //!
 //! Megaflows are disjoint: a packet is in one of them or in none. (Each is one leaf of the slow path's decision tree, and
 //! is only made for a packet that is in none. Leaves of two different states of the switch may overlap until the
@@ -20,8 +24,9 @@ use crate::flow_table::{FlowRef, FlowTable};
 use crate::hash;
 use crate::megaflow::Megaflow;
 use crate::packet::BURST;
-use crate::port::PortId;
+use crate::port::{MAX_PORTS, PortId};
 use crate::prefetch::prefetch;
+use crate::signature_index::SignatureIndex;
 
 /// An entry of a subtable's hash table.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +50,11 @@ impl Entry {
 /// 2. No entry between an entry and the place that its hash names is empty.
 #[derive(Debug)]
 struct Subtable {
+    /// Its number at its port, by which the signature index knows it.
+    number: u16,
     mask: Arc<Mask>,
+    /// Hash of the mask, to tell masks apart at a glance.
+    mask_hash: u64,
     /// The words of the mask that are not zero, and where they are in a key.
     words: Box<[(usize, u64)]>,
     depth: Depth,
@@ -60,6 +69,8 @@ struct Subtable {
 /// A subtable in numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubtableStats {
+    /// The ingress port it serves.
+    pub port: PortId,
     /// Its mask.
     pub mask: Arc<Mask>,
     /// Megaflows in it.
@@ -69,10 +80,17 @@ pub struct SubtableStats {
 }
 
 impl Subtable {
-    fn new(mask: Arc<Mask>) -> Self {
+    fn new(number: u16, mask: Arc<Mask>, mask_hash: u64) -> Self {
         let words = mask.0.words().iter().copied().enumerate().filter(|&(_, word)| word != 0).collect();
         let depth = mask.depth();
-        Self { mask, words, depth, entries: vec![Entry::EMPTY; 16], count: 0, hits: 0, hits_before: 0 }
+        let entries = vec![Entry::EMPTY; 16];
+        Self { number, mask, mask_hash, words, depth, entries, count: 0, hits: 0, hits_before: 0 }
+    }
+
+    /// Counts packets that were found here.
+    #[inline]
+    fn hit(&mut self, packets: u64) {
+        self.hits += packets;
     }
 
     #[inline]
@@ -204,6 +222,106 @@ impl Pending {
     }
 }
 
+/// The subtables of one ingress port, in the order in which they are searched.
+#[derive(Debug, Default)]
+struct PortTables {
+    subtables: Vec<Subtable>,
+    /// Where the subtable with each number is, [`NOWHERE`] if there is none.
+    places: Vec<u16>,
+}
+
+/// No place among the subtables.
+const NOWHERE: u16 = u16::MAX;
+
+impl PortTables {
+    /// Where the subtable with this mask is.
+    fn place_of_mask(&self, mask: &Mask, mask_hash: u64) -> Option<usize> {
+        self.subtables.iter().position(|table| table.mask_hash == mask_hash && *table.mask == *mask)
+    }
+
+    /// Where the subtable with this number is.
+    #[inline]
+    fn place_of_number(&self, number: u16) -> Option<usize> {
+        let place = *self.places.get(usize::from(number))?;
+        (place != NOWHERE).then_some(usize::from(place))
+    }
+
+    /// Adds an empty subtable behind the others. There are fewer than [`MOST_MASKS`].
+    fn add(&mut self, mask: Arc<Mask>, mask_hash: u64) -> usize {
+        let place = self.subtables.len();
+        let free = self.places.iter().position(|&place| place == NOWHERE).unwrap_or(self.places.len());
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "there are fewer than MOST_MASKS, which is below 2^16"
+        )]
+        let (number, place_number) = (free as u16, place as u16);
+        if free == self.places.len() {
+            self.places.push(place_number);
+        } else {
+            self.places[free] = place_number;
+        }
+        self.subtables.push(Subtable::new(number, mask, mask_hash));
+        place
+    }
+
+    fn remove(&mut self, place: usize) {
+        let gone = self.subtables.remove(place);
+        self.places[usize::from(gone.number)] = NOWHERE;
+        self.renumber();
+    }
+
+    /// Sorts by the hits since the last call.
+    fn rank(&mut self) {
+        self.subtables.sort_by_key(|subtable| std::cmp::Reverse(subtable.hits));
+        for subtable in &mut self.subtables {
+            subtable.hits_before += std::mem::take(&mut subtable.hits);
+        }
+        self.renumber();
+    }
+
+    /// Notes where each subtable is now.
+    fn renumber(&mut self) {
+        for (place, subtable) in (0..).zip(&self.subtables) {
+            self.places[usize::from(subtable.number)] = place;
+        }
+    }
+}
+
+/// Most masks that any quota allows a port.
+const MOST_MASKS: usize = 4096;
+
+/// Subtables from which on a guess is worth its cost: below, a search finds the flow in the first or second probe.
+const GUESS_FROM: usize = 3;
+
+/// Bounds of a classifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClassifierLimits {
+    /// Most megaflows.
+    pub flows: usize,
+    /// Most megaflows of one ingress port.
+    pub flows_per_port: usize,
+    /// Most masks among the megaflows of one ingress port; 4096 at most.
+    pub masks_per_port: usize,
+    /// Entries of the signature index, four bytes each, rounded up to a power of two; 0 for none.
+    pub signatures: usize,
+}
+
+impl ClassifierLimits {
+    /// Up to `flows` megaflows from any port, with many masks and a small signature index.
+    pub fn flows(flows: usize) -> Self {
+        Self { flows, flows_per_port: flows, masks_per_port: MOST_MASKS, signatures: 4096 }
+    }
+}
+
+/// What a lookup cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Searched {
+    /// Subtables that were searched one after the other, once for the burst each.
+    pub subtables: u64,
+    /// Packets that the signature index led to their flow.
+    pub guessed: u64,
+}
+
 /// The classifier of one worker, and the owner of its megaflows.
 ///
 /// # Concurrency
@@ -211,7 +329,11 @@ impl Pending {
 /// packet finds it, when [`remove`](Self::remove) names it, or when [`purge`](Self::purge) passes by.
 #[derive(Debug)]
 pub struct Classifier {
-    subtables: Vec<Subtable>,
+    limits: ClassifierLimits,
+    ports: Box<[PortTables]>,
+    /// Subtables of all ports.
+    subtables: usize,
+    signatures: SignatureIndex,
     flows: FlowTable,
     seed: u64,
     /// Where [`purge`](Self::purge) goes on.
@@ -219,11 +341,14 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// An empty classifier for at most `max_flows` megaflows.
-    pub fn new(max_flows: usize) -> Self {
+    /// An empty classifier.
+    pub fn new(limits: ClassifierLimits) -> Self {
         Self {
-            subtables: Vec::new(),
-            flows: FlowTable::new(max_flows),
+            limits,
+            ports: (0..MAX_PORTS).map(|_| PortTables::default()).collect(),
+            subtables: 0,
+            signatures: SignatureIndex::new(limits.signatures),
+            flows: FlowTable::new(limits.flows),
             seed: RandomState::new().hash_one("classifier"),
             purge_at: 0,
         }
@@ -239,22 +364,29 @@ impl Classifier {
         self.len() == 0
     }
 
-    /// Whether it takes another megaflow.
-    pub fn has_room(&self) -> bool {
+    /// Whether it takes another megaflow of `port` with this mask.
+    pub fn has_room(&self, port: PortId, mask: &Mask) -> bool {
+        let tables = &self.ports[port.index()];
         self.flows.has_room()
+            && self.flows.len_of_port(port) < self.limits.flows_per_port
+            && (tables.subtables.len() < self.limits.masks_per_port.min(MOST_MASKS)
+                || tables.place_of_mask(mask, self.hash_mask(mask)).is_some())
     }
 
-    /// Different masks among its megaflows.
+    /// Different masks among its megaflows, those of each port counted apart.
     pub fn subtables(&self) -> usize {
-        self.subtables.len()
+        self.subtables
     }
 
-    /// The subtables in the order in which they are searched.
+    /// The subtables, port by port, in the order in which they are searched.
     pub fn subtable_stats(&self) -> impl Iterator<Item = SubtableStats> + '_ {
-        self.subtables.iter().map(|subtable| SubtableStats {
-            mask: Arc::clone(&subtable.mask),
-            flows: subtable.count,
-            hits: subtable.hits_before + subtable.hits,
+        (0..).map_while(PortId::new).flat_map(|port| {
+            self.ports[port.index()].subtables.iter().map(move |subtable| SubtableStats {
+                port,
+                mask: Arc::clone(&subtable.mask),
+                flows: subtable.count,
+                hits: subtable.hits_before + subtable.hits,
+            })
         })
     }
 
@@ -270,10 +402,18 @@ impl Classifier {
         self.flows.at(index)
     }
 
-    /// Asks for the memory that [`get`](Self::get) will read.
+    /// Asks for the place of the flow that `name` was made for.
     #[inline]
     pub(crate) fn prefetch(&self, name: FlowRef) {
         self.flows.prefetch(name);
+    }
+
+    /// Asks for the flow that `name` was made for, whose place has arrived.
+    #[inline]
+    pub(crate) fn prefetch_flow(&self, name: FlowRef) {
+        if let Some(flow) = self.flows.get(name) {
+            prefetch(flow);
+        }
     }
 
     /// The lasting name of the flow at an index that a lookup of this burst found.
@@ -282,23 +422,31 @@ impl Classifier {
         self.flows.name(index)
     }
 
-    /// The mask object of the subtable with this mask, so that its flows share one.
-    pub fn share_mask(&self, mask: &Mask) -> Arc<Mask> {
-        let shared = self.subtables.iter().find(|subtable| *subtable.mask == *mask);
-        shared.map_or_else(|| Arc::new(*mask), |subtable| Arc::clone(&subtable.mask))
+    fn hash_mask(&self, mask: &Mask) -> u64 {
+        mask.0.words().iter().fold(self.seed, |hash, &word| hash::add(hash, word))
+    }
+
+    /// The mask object of the port's subtable with this mask, so that its flows share one.
+    pub fn share_mask(&self, port: PortId, mask: &Mask) -> Arc<Mask> {
+        let tables = &self.ports[port.index()];
+        let place = tables.place_of_mask(mask, self.hash_mask(mask));
+        place.map_or_else(|| Arc::new(*mask), |place| Arc::clone(&tables.subtables[place].mask))
     }
 
     /// Adds a megaflow that overlaps with none that is here; `None`, and the flow is not kept, if there is no room.
     pub fn insert(&mut self, flow: &Arc<Megaflow>) -> Option<u32> {
+        let port = flow.in_port();
+        if !self.has_room(port, flow.mask()) {
+            return None;
+        }
         let index = self.flows.add(Arc::clone(flow))?;
-        let subtable = match self.subtables.iter().position(|subtable| *subtable.mask == **flow.mask()) {
-            Some(at) => &mut self.subtables[at],
-            None => {
-                self.subtables.push(Subtable::new(Arc::clone(flow.mask())));
-                let last = self.subtables.len() - 1;
-                &mut self.subtables[last]
-            }
-        };
+        let mask_hash = self.hash_mask(flow.mask());
+        let tables = &mut self.ports[port.index()];
+        let place = tables.place_of_mask(flow.mask(), mask_hash).unwrap_or_else(|| {
+            self.subtables += 1;
+            tables.add(Arc::clone(flow.mask()), mask_hash)
+        });
+        let subtable = &mut tables.subtables[place];
         let hash = subtable.hash(self.seed, flow.key());
         subtable.insert(Entry { hash, index });
         Some(index)
@@ -307,10 +455,12 @@ impl Classifier {
     /// Ends a megaflow and takes it out; false if it is not here.
     pub fn remove(&mut self, flow: &Arc<Megaflow>) -> bool {
         flow.kill();
-        let Some(at) = self.subtables.iter().position(|subtable| *subtable.mask == **flow.mask()) else {
+        let mask_hash = self.hash_mask(flow.mask());
+        let tables = &mut self.ports[flow.in_port().index()];
+        let Some(at) = tables.place_of_mask(flow.mask(), mask_hash) else {
             return false;
         };
-        let subtable = &mut self.subtables[at];
+        let subtable = &mut tables.subtables[at];
         let hash = subtable.hash(self.seed, flow.key());
         let is_it = |index| self.flows.at(index).is_some_and(|other| Arc::ptr_eq(other, flow));
         let Some(place) = subtable.position(hash, is_it) else {
@@ -319,7 +469,8 @@ impl Classifier {
         let index = subtable.entries[place].index;
         subtable.remove(place);
         if subtable.count == 0 {
-            self.subtables.remove(at);
+            tables.remove(at);
+            self.subtables -= 1;
         }
         self.flows.unlink(index);
         true
@@ -330,40 +481,49 @@ impl Classifier {
         self.flows.reclaim();
     }
 
-    /// Looks up the keys at the positions in `pending`, which are filled to `depth`; writes the index of the flow to the
-    /// same position of `found` and takes the position off `pending`. What stays pending is in no flow. Returns how many
-    /// subtables were searched.
+    /// Looks up the keys of packets from `port` at the positions in `pending`, which are filled to `depth`; writes the index of
+    /// the flow to the same position of `found` and takes the position off `pending`. What stays pending is in no flow.
     ///
-    /// A subtable that looks deeper than `depth` is skipped. In shallower ones a key may carry words of an older packet
-    /// beyond its depth; those are under no mask there.
+    /// `hashes` are of whatever tells the port's flows apart, position by position, for the signature index; without them
+    /// it is not asked. A subtable that looks deeper than `depth` is skipped. In shallower ones a key may carry words of
+    /// an older packet beyond its depth; those are under no mask there.
     pub fn lookup(
         &mut self,
+        port: PortId,
         keys: &[FlowKey],
+        hashes: Option<&[u64; BURST]>,
         depth: Depth,
         pending: &mut Pending,
         found: &mut [u32; BURST],
-    ) -> u64 {
-        let mut searched = 0;
+    ) -> Searched {
+        let mut searched = Searched::default();
         let mut dead = Pending::NONE;
-        for subtable in &mut self.subtables {
+        let hashes = hashes.filter(|_| self.ports[port.index()].subtables.len() >= GUESS_FROM);
+        if let Some(hashes) = hashes {
+            let before = pending.len;
+            self.follow_guesses(port, keys, hashes, depth, pending, found, &mut dead);
+            searched.guessed = (before - pending.len - dead.len) as u64;
+        }
+        let tables = &mut self.ports[port.index()];
+        for subtable in &mut tables.subtables {
             if pending.len == 0 {
                 break;
             }
             if subtable.depth > depth {
                 continue;
             }
-            searched += 1;
-            let mut hashes = [0; BURST];
+            searched.subtables += 1;
+            let mut places = [0; BURST];
             for &at in pending.as_slice() {
                 let hash = subtable.hash(self.seed, &keys[usize::from(at)]);
                 prefetch(&subtable.entries[subtable.home(hash)]);
-                hashes[usize::from(at)] = hash;
+                places[usize::from(at)] = hash;
             }
-            let flows = &self.flows;
+            let (flows, signatures) = (&self.flows, &mut self.signatures);
             let mut hits = 0;
             pending.retain(|at| {
                 let at_idx = usize::from(at);
-                let Some(index) = subtable.find(hashes[at_idx], &keys[at_idx], flows) else {
+                let Some(index) = subtable.find(places[at_idx], &keys[at_idx], flows) else {
                     return true;
                 };
                 found[at_idx] = index;
@@ -371,9 +531,12 @@ impl Classifier {
                     Some(flow) if flow.is_alive() => hits += 1,
                     _ => dead.push(at),
                 }
+                if let Some(hashes) = hashes {
+                    signatures.insert(hashes[at_idx], subtable.number);
+                }
                 false
             });
-            subtable.hits += hits;
+            subtable.hit(hits);
         }
         // No other flow covers a packet of a dead one, so it is a miss.
         for &at in dead.as_slice() {
@@ -384,6 +547,61 @@ impl Classifier {
         }
         pending.at[..pending.len].sort_unstable();
         searched
+    }
+
+    /// Probes for each packet the one subtable that the signature index names.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the arguments of the one lookup that this is the first half of"
+    )]
+    fn follow_guesses(
+        &mut self,
+        port: PortId,
+        keys: &[FlowKey],
+        hashes: &[u64; BURST],
+        depth: Depth,
+        pending: &mut Pending,
+        found: &mut [u32; BURST],
+        dead: &mut Pending,
+    ) {
+        let tables = &mut self.ports[port.index()];
+        for &at in pending.as_slice() {
+            self.signatures.prefetch(hashes[usize::from(at)]);
+        }
+        let mut guesses = [(NOWHERE, 0); BURST];
+        for &at in pending.as_slice() {
+            let at_idx = usize::from(at);
+            let place =
+                self.signatures.guess(hashes[at_idx]).and_then(|number| tables.place_of_number(number));
+            let Some(place) = place.filter(|&place| tables.subtables[place].depth <= depth) else { continue };
+            let subtable = &tables.subtables[place];
+            let hash = subtable.hash(self.seed, &keys[at_idx]);
+            prefetch(&subtable.entries[subtable.home(hash)]);
+            #[allow(clippy::cast_possible_truncation, reason = "there are fewer than MOST_MASKS")]
+            {
+                guesses[at_idx] = (place as u16, hash);
+            }
+        }
+        // The flows that the probes will compare with, so that they arrive together.
+        for &at in pending.as_slice() {
+            let (place, hash) = guesses[usize::from(at)];
+            if let Some(subtable) = tables.subtables.get(usize::from(place)) {
+                self.flows.prefetch_index(subtable.entries[subtable.home(hash)].index);
+            }
+        }
+        let flows = &self.flows;
+        pending.retain(|at| {
+            let at_idx = usize::from(at);
+            let (place, hash) = guesses[at_idx];
+            let Some(subtable) = tables.subtables.get_mut(usize::from(place)) else { return true };
+            let Some(index) = subtable.find(hash, &keys[at_idx], flows) else { return true };
+            found[at_idx] = index;
+            match flows.at(index) {
+                Some(flow) if flow.is_alive() => subtable.hit(1),
+                _ => dead.push(at),
+            }
+            false
+        });
     }
 
     /// Ends the megaflows of a port and takes them out.
@@ -401,12 +619,9 @@ impl Classifier {
         self.flows.len_of_port(port)
     }
 
-    /// Sorts the subtables by their hits since the last call, so that the busiest is searched first.
+    /// Sorts the subtables of each port by their hits since the last call, so that the busiest is searched first.
     pub fn rank(&mut self) {
-        self.subtables.sort_by_key(|subtable| std::cmp::Reverse(subtable.hits));
-        for subtable in &mut self.subtables {
-            subtable.hits_before += std::mem::take(&mut subtable.hits);
-        }
+        self.ports.iter_mut().filter(|tables| !tables.subtables.is_empty()).for_each(PortTables::rank);
     }
 
     /// Takes dead flows out, looking at no more than `steps` places. Call it again to go on.
@@ -474,7 +689,8 @@ mod tests {
         fn classifier_finds_what_a_linear_scan_finds(
             steps in prop::collection::vec((0..5_u8, 0..4_u8, 0..40_u8), 1..300)
         ) {
-            let mut classifier = Classifier::new(100);
+            let limits = ClassifierLimits { masks_per_port: 3, signatures: 32, ..ClassifierLimits::flows(100) };
+            let mut classifier = Classifier::new(limits);
             let mut list: Vec<Arc<Megaflow>> = Vec::new();
             for (id, (what, shape, value)) in (0..).zip(steps) {
                 let packet = key(shape, value);
@@ -484,7 +700,9 @@ mod tests {
                 let mut pending = Pending::NONE;
                 pending.push(0);
                 let mut found = [0; BURST];
-                classifier.lookup(&[packet], Depth::Transport, &mut pending, &mut found);
+                let hashes = [u64::from(shape) << 16 | u64::from(value % 8); BURST];
+                let port = PortId::new(1).unwrap();
+                classifier.lookup(port, &[packet], Some(&hashes), Depth::Transport, &mut pending, &mut found);
                 let hit = pending.as_slice().is_empty().then(|| classifier.flow(found[0]).unwrap().id());
                 prop_assert_eq!(hit, scan(&list).map(|at| list[at].id()));
                 match (what, scan(&list)) {
@@ -492,7 +710,7 @@ mod tests {
                     (1, Some(at)) => list[at].kill(),
                     (2.., None) => {
                         let new = flow(id, shape, value);
-                        let is_room = classifier.has_room();
+                        let is_room = classifier.has_room(port, new.mask());
                         prop_assert_eq!(classifier.insert(&new).is_some(), is_room);
                         list.extend(is_room.then_some(new));
                     }

@@ -25,6 +25,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 
+use zerocopy::FromZeros;
+
 use crate::flow::key::{Depth, FlowKey, Mask};
 use crate::flow_table::FlowRef;
 use crate::hash;
@@ -39,6 +41,9 @@ const ENTRY_WORDS: usize = 12;
 
 /// Words that lie in the first cache line of an entry. Link-layer policies need three.
 const NEAR_WORDS: usize = 6;
+
+/// Entries that a cache starts with: half a megabyte, which stays in a core's second-level cache.
+const FIRST_ENTRIES: usize = 8192;
 
 /// When both places of a new entry are taken by living flows, one insertion in this many goes ahead. With more flows
 /// than entries, replacing each time would cost every packet a miss and a write; rarely, the busy flows stay.
@@ -142,7 +147,7 @@ impl Union {
 }
 
 /// An entry, or its first cache line if the port's union has more than [`NEAR_WORDS`].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, FromZeros)]
 #[repr(C, align(64))]
 struct Entry {
     flow: FlowRef,
@@ -157,6 +162,16 @@ impl Entry {
         Entry { flow: FlowRef { index: 0, stamp: 0 }, generation: 0, signature: 0, words: [0; NEAR_WORDS] };
 }
 
+/// `count` zeroes, straight from the allocator: megabytes that nothing touches until they are used, so that the cache can grow
+/// between two bursts.
+///
+/// # Panics
+/// If there is no memory, as every allocation here.
+fn zeroed<T: FromZeros>(count: usize) -> Box<[T]> {
+    // PANICS: out of memory.
+    <[T]>::new_box_zeroed_with_elems(count).expect("memory for the flow cache")
+}
+
 /// The exact-match cache of one worker.
 ///
 /// Two places for each key, a cache line each, chosen by different bits of the hash: a lookup for a link-layer policy
@@ -168,26 +183,53 @@ impl Entry {
 #[derive(Debug)]
 pub(crate) struct FlowCache {
     entries: Box<[Entry]>,
-    far: Vec<[u64; ENTRY_WORDS - NEAR_WORDS]>,
+    far: Box<[[u64; ENTRY_WORDS - NEAR_WORDS]]>,
     seed: u64,
+    /// Entries that the cache may grow to, a power of two.
+    most: usize,
     /// The last generation given out.
     generation: u32,
     /// The generation of each port's union.
     of_port: Box<[u32]>,
+    /// Insertions that found both places taken by living flows.
     crowded: u32,
+    /// The same, at the last [`resize`](FlowCache::resize).
+    crowded_before: u32,
 }
 
 impl FlowCache {
-    /// A cache of `entries` entries, rounded up to a power of two; none at all with 0.
-    pub(crate) fn new(entries: usize) -> Self {
-        let count = if entries == 0 { 0 } else { entries.next_power_of_two() };
+    /// A cache that grows up to `most` entries, rounded up to a power of two; none at all with 0.
+    pub(crate) fn new(most: usize) -> Self {
+        let most = if most == 0 { 0 } else { most.next_power_of_two() };
         Self {
-            entries: vec![Entry::EMPTY; count].into(),
-            far: Vec::new(),
+            entries: zeroed(most.min(FIRST_ENTRIES)),
+            far: Box::default(),
             seed: RandomState::new().hash_one("flow cache"),
+            most,
             generation: 0,
             of_port: vec![0; MAX_PORTS].into(),
             crowded: 0,
+            crowded_before: 0,
+        }
+    }
+
+    /// Entries at present.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Grows the cache fourfold if more packets than it has entries found no place since the last call. It is then empty, and
+    /// fills again from the classifier within as many packets as there are flows.
+    pub(crate) fn grow_if_crowded(&mut self) {
+        let crowded = self.crowded.wrapping_sub(self.crowded_before) as usize;
+        self.crowded_before = self.crowded;
+        let wanted = (self.entries.len() * 4).min(self.most);
+        if crowded < self.entries.len() || wanted <= self.entries.len() {
+            return;
+        }
+        self.entries = zeroed(wanted);
+        if !self.far.is_empty() {
+            self.far = zeroed(wanted);
         }
     }
 
@@ -216,7 +258,7 @@ impl FlowCache {
         }
         self.of_port[port.index()] = self.generation;
         if union.is_cacheable() && union.count() > NEAR_WORDS && self.far.is_empty() {
-            self.far = vec![[0; ENTRY_WORDS - NEAR_WORDS]; self.entries.len()];
+            self.far = zeroed(self.entries.len());
         }
     }
 
@@ -375,6 +417,35 @@ mod tests {
         cache.renew(other, &union);
         assert_eq!(cache.lookup(PORT, &words, 3), None);
         assert_eq!(cache.of_port[other.index()], 1);
+    }
+
+    #[test]
+    fn crowded_cache_grows_up_to_its_bound_and_forgets() {
+        let mut cache = FlowCache::new(4 * FIRST_ENTRIES);
+        let union = union_of(ENTRY_WORDS);
+        cache.renew(PORT, &union);
+        for value in 0..4 * FIRST_ENTRIES as u64 {
+            cache.insert(PORT, &picked(&cache, &union, value), ENTRY_WORDS, FLOW, |_| Some(PORT));
+        }
+        cache.grow_if_crowded();
+        assert_eq!(cache.len(), 4 * FIRST_ENTRIES);
+        assert_eq!(cache.lookup(PORT, &picked(&cache, &union, 0), ENTRY_WORDS), None);
+        for value in 0..16 * FIRST_ENTRIES as u64 {
+            cache.insert(PORT, &picked(&cache, &union, value), ENTRY_WORDS, FLOW, |_| Some(PORT));
+        }
+        let kept = (0..16 * FIRST_ENTRIES as u64)
+            .filter(|&value| cache.lookup(PORT, &picked(&cache, &union, value), ENTRY_WORDS).is_some());
+        assert!(kept.count() > 3 * FIRST_ENTRIES, "it fills again");
+        cache.grow_if_crowded();
+        assert_eq!(cache.len(), 4 * FIRST_ENTRIES, "and no further");
+    }
+
+    #[test]
+    fn quiet_cache_stays_as_it_is() {
+        let mut cache = FlowCache::new(1 << 20);
+        cache.grow_if_crowded();
+        assert_eq!(cache.len(), FIRST_ENTRIES);
+        assert_eq!(FlowCache::new(0).len(), 0);
     }
 
     #[test]

@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
+use zerocopy::FromZeros;
+
 use crate::megaflow::Megaflow;
 use crate::port::{MAX_PORTS, PortId};
 use crate::prefetch::prefetch;
 
 /// A name of a flow that outlives it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromZeros)]
 pub struct FlowRef {
     pub(crate) index: u32,
     pub(crate) stamp: u32,
@@ -120,6 +122,14 @@ impl FlowTable {
     pub(crate) fn prefetch(&self, name: FlowRef) {
         if let Some(slot) = self.slots.get(name.index as usize) {
             prefetch(slot);
+        }
+    }
+
+    /// Asks for the key of the flow at an index, if there is such an index.
+    #[inline]
+    pub(crate) fn prefetch_index(&self, index: u32) {
+        if let Some(flow) = self.slots.get(index as usize).and_then(|slot| slot.flow.as_deref()) {
+            prefetch(flow.key());
         }
     }
 

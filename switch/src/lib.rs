@@ -31,6 +31,9 @@ pub mod pipeline;
 /// First table: exact match on the bits that matter at the ingress port.
 mod flow_cache;
 
+/// A guess at where the second table has a packet's megaflow.
+mod signature_index;
+
 /// Second table: tuple space search among the megaflows.
 pub mod classifier;
 

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::action::{Action, Actions, Punt, Verdict};
-use crate::classifier::{Classifier, Pending, SubtableStats};
+use crate::classifier::{Classifier, ClassifierLimits, Pending, SubtableStats};
 use crate::drop_reason::DropReason;
 use crate::edit::vlan::{outer_vlan, pop_vlan, push_vlan, set_vlan};
 use crate::fdb::Fdb;
@@ -90,10 +90,17 @@ impl fmt::Debug for Context<'_> {
 pub struct PipelineConfig {
     /// The worker's number, part of the numbers of its megaflows.
     pub worker: u16,
-    /// Entries of the exact-match cache, rounded up to a power of two; 0 for none.
+    /// Most entries of the exact-match cache, rounded up to a power of two; 0 for none. It starts with fewer and grows when
+    /// it is crowded.
     pub exact_match_entries: usize,
+    /// Entries of the signature index, rounded up to a power of two; 0 for none.
+    pub signature_entries: usize,
     /// Most megaflows at one time. Packets that would need another are translated one by one.
     pub max_flows: usize,
+    /// Most megaflows of one ingress port.
+    pub max_flows_per_port: usize,
+    /// Most different masks among the megaflows of one ingress port.
+    pub max_masks_per_port: usize,
     /// Packets of one ingress port that may take the slow path, per second.
     pub upcalls_per_s: u32,
     /// As many at once, after a pause.
@@ -104,8 +111,11 @@ impl Default for PipelineConfig {
     fn default() -> Self {
         Self {
             worker: 0,
-            exact_match_entries: 8192,
+            exact_match_entries: 1 << 17,
+            signature_entries: 1 << 18,
             max_flows: 65_536,
+            max_flows_per_port: 65_536,
+            max_masks_per_port: 1024,
             upcalls_per_s: 20_000,
             upcall_burst_pkts: 2_000,
         }
@@ -146,6 +156,8 @@ pipeline_stats! {
     exact_hits,
     /// Packets that the classifier knew.
     classifier_hits,
+    /// Of these, packets that the signature index led to their subtable.
+    signature_hits,
     /// Subtables searched, once for each that a burst's packets were looked up in.
     subtables_searched,
     /// Packets that were translated by the slow path.
@@ -158,8 +170,27 @@ pipeline_stats! {
     punts,
     /// Megaflows installed.
     flows_installed,
-    /// Translations that could not be installed because there were too many megaflows.
+    /// Translations that could not be installed because there were too many megaflows, in all or of the port, or too many
+    /// masks of the port.
     flow_table_full,
+    /// Cycles that the slow path took.
+    upcall_cycles,
+    /// Packets of the bursts whose passes were timed: one burst in 32.
+    timed_packets,
+    /// Cycles that making the keys of these packets took.
+    timed_keys_cycles,
+    /// Lookups of these packets in the exact-match cache, one for each run.
+    timed_exact_lookups,
+    /// Cycles of these lookups.
+    timed_exact_cycles,
+    /// Lookups of these packets in the classifier, the signature index included.
+    timed_classifier_lookups,
+    /// Cycles of these lookups.
+    timed_classifier_cycles,
+    /// Cycles that counting these packets, their actions and their transmission took.
+    timed_actions_cycles,
+    /// Entries of the exact-match cache at present.
+    exact_match_entries,
     /// Megaflows at present.
     flows,
     /// Masks at present.
@@ -171,6 +202,28 @@ pipeline_stats! {
 fn add(counter: &AtomicU64, count: u64) {
     counter.store(counter.load(Ordering::Relaxed) + count, Ordering::Relaxed);
 }
+
+/// Times the passes of a burst.
+struct Stopwatch {
+    now: fn() -> u64,
+    lap: u64,
+    runs: bool,
+}
+
+impl Stopwatch {
+    /// The cycles since the last lap go to `counter`.
+    #[inline]
+    fn lap(&mut self, counter: &AtomicU64) {
+        if self.runs {
+            let now = (self.now)();
+            add(counter, now.wrapping_sub(self.lap));
+            self.lap = now;
+        }
+    }
+}
+
+/// One burst in this many is timed: reading the counter six times in each would cost a packet some cycles.
+const TIMED_ONE_IN: u64 = 32;
 
 /// A budget that refills with time.
 #[derive(Debug)]
@@ -244,6 +297,8 @@ pub struct Pipeline {
     ports: Box<[Option<Box<IngressPort>>]>,
     stats: Arc<PipelineStats>,
     flow_limit: Arc<AtomicUsize>,
+    cycle_counter: fn() -> u64,
+    bursts: u64,
     next_id: u64,
     scratch: Box<Scratch>,
     batches: Batches,
@@ -265,10 +320,17 @@ impl Pipeline {
         Self {
             limits,
             cache: FlowCache::new(limits.exact_match_entries),
-            classifier: Classifier::new(limits.max_flows),
+            classifier: Classifier::new(ClassifierLimits {
+                flows: limits.max_flows,
+                flows_per_port: limits.max_flows_per_port,
+                masks_per_port: limits.max_masks_per_port,
+                signatures: limits.signature_entries,
+            }),
             ports: (0..MAX_PORTS).map(|_| None).collect(),
             stats: Arc::default(),
             flow_limit: Arc::new(AtomicUsize::new(limits.max_flows)),
+            cycle_counter: || 0,
+            bursts: 0,
             next_id: u64::from(limits.worker) << 48,
             scratch: Box::new(Scratch {
                 keys: [FlowKey::default(); BURST],
@@ -293,7 +355,12 @@ impl Pipeline {
         &self.flow_limit
     }
 
-    /// The classifier's subtables in the order in which they are searched.
+    /// Times its passes with this counter of cycles from now on. Without one they count as no cycles.
+    pub fn time_with(&mut self, cycle_counter: fn() -> u64) {
+        self.cycle_counter = cycle_counter;
+    }
+
+    /// The classifier's subtables, port by port, in the order in which they are searched.
     pub fn subtables(&self) -> impl Iterator<Item = SubtableStats> + '_ {
         self.classifier.subtable_stats()
     }
@@ -308,18 +375,31 @@ impl Pipeline {
         self.classifier.reclaim();
         let mut port = self.ports[in_port.index()].take().unwrap_or_else(|| self.new_port());
 
+        let mut watch = self.start_watch();
         let mut pending = self.make_keys(burst, in_port, &port.union);
+        watch.lap(&self.stats.timed_keys_cycles);
         if self.cache.is_enabled() && port.union.is_cacheable() {
+            let asked = pending.as_slice().len() as u64;
             pending = self.ask_cache(in_port, &port.union, &pending);
+            watch.lap(&self.stats.timed_exact_cycles);
+            add(&self.stats.timed_exact_lookups, asked * u64::from(watch.runs));
         }
         if !pending.as_slice().is_empty() {
+            let asked = pending.as_slice().len() as u64;
             pending = self.ask_classifier(in_port, &port.union, pending);
+            watch.lap(&self.stats.timed_classifier_cycles);
+            add(&self.stats.timed_classifier_lookups, asked * u64::from(watch.runs));
         }
         if !pending.as_slice().is_empty() {
+            let begin = (self.cycle_counter)();
             self.ask_slow_path(burst, in_port, &mut port, &pending, cx);
+            watch.lap = (self.cycle_counter)();
+            add(&self.stats.upcall_cycles, watch.lap.wrapping_sub(begin));
         }
         self.carry_out(burst, in_port, cx.now_ms, out);
         self.batches.flush(burst, out);
+        watch.lap(&self.stats.timed_actions_cycles);
+        add(&self.stats.timed_packets, burst.len() as u64 * u64::from(watch.runs));
         add(&self.stats.punts, std::mem::take(&mut self.batches.punts));
 
         self.ports[in_port.index()] = Some(port);
@@ -331,6 +411,7 @@ impl Pipeline {
     pub fn tick(&mut self) {
         self.classifier.reclaim();
         self.classifier.rank();
+        self.cache.grow_if_crowded();
         self.classifier.purge(PURGE_STEPS);
         self.classifier.reclaim();
         for index in 0..MAX_PORTS {
@@ -367,8 +448,17 @@ impl Pipeline {
     }
 
     fn publish_sizes(&self) {
+        self.stats.exact_match_entries.store(self.cache.len() as u64, Ordering::Relaxed);
         self.stats.flows.store(self.classifier.len() as u64, Ordering::Relaxed);
         self.stats.subtables.store(self.classifier.subtables() as u64, Ordering::Relaxed);
+    }
+
+    /// A watch that runs in one burst of [`TIMED_ONE_IN`].
+    #[inline]
+    fn start_watch(&mut self) -> Stopwatch {
+        self.bursts += 1;
+        let runs = self.bursts.is_multiple_of(TIMED_ONE_IN);
+        Stopwatch { now: self.cycle_counter, lap: if runs { (self.cycle_counter)() } else { 0 }, runs }
     }
 
     fn new_port(&self) -> Box<IngressPort> {
@@ -422,6 +512,7 @@ impl Pipeline {
             }
             names[usize::from(at)] = name;
         }
+        names.iter().flatten().for_each(|&name| self.classifier.prefetch_flow(name));
         let mut missed = Pending::NONE;
         for &at in heads.as_slice() {
             let name = names[usize::from(at)];
@@ -441,8 +532,14 @@ impl Pipeline {
     fn ask_classifier(&mut self, in_port: PortId, union: &Union, mut pending: Pending) -> Pending {
         let asked = pending.clone();
         let Scratch { keys, relevant, fates, found, .. } = &mut *self.scratch;
-        let searched = self.classifier.lookup(&keys[..], union.depth(), &mut pending, found);
-        add(&self.stats.subtables_searched, searched);
+        let mut hashes = [0; BURST];
+        for &at in asked.as_slice() {
+            hashes[usize::from(at)] = relevant[usize::from(at)].hash;
+        }
+        let searched =
+            self.classifier.lookup(in_port, &keys[..], Some(&hashes), union.depth(), &mut pending, found);
+        add(&self.stats.subtables_searched, searched.subtables);
+        add(&self.stats.signature_hits, searched.guessed);
         add(&self.stats.classifier_hits, asked.as_slice().len() as u64 - pending.as_slice().len() as u64);
         let mut still = pending.as_slice().iter().copied().peekable();
         for &at in asked.as_slice() {
@@ -514,7 +611,7 @@ impl Pipeline {
             let mut again = Pending::NONE;
             #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]
             again.push(at as u8);
-            self.classifier.lookup(&keys[..], Depth::Transport, &mut again, found);
+            self.classifier.lookup(in_port, &keys[..], None, Depth::Transport, &mut again, found);
             if again.as_slice().is_empty() {
                 add(&self.stats.classifier_hits, 1);
                 fates[at] = Fate::Flow(found[at]);
@@ -537,7 +634,7 @@ impl Pipeline {
             cx.events.fdb_changed();
         }
         let is_full = self.classifier.len() >= self.flow_limit.load(Ordering::Relaxed);
-        if is_full || !self.classifier.has_room() {
+        if is_full || !self.classifier.has_room(in_port, &translation.mask) {
             add(&self.stats.flow_table_full, 1);
             #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]
             {
@@ -549,7 +646,7 @@ impl Pipeline {
             return;
         }
         let spec = MegaflowSpec {
-            mask: self.classifier.share_mask(&translation.mask),
+            mask: self.classifier.share_mask(in_port, &translation.mask),
             key: *key,
             verdict: translation.verdict,
             source: translation.learn,

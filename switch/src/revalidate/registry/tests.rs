@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::action::{Actions, Verdict};
-use crate::classifier::Classifier;
+use crate::classifier::{Classifier, ClassifierLimits};
 use crate::drop_reason::DropReason;
 use crate::flow::key::{FlowKey, Mask};
 use crate::megaflow::MegaflowSpec;
@@ -112,7 +112,7 @@ proptest! {
         let (config, fdb) = (config(1, 2), Fdb::new(8));
         let rules: Vec<_> = (0..4).map(rule).collect();
         let registry = Registry::default();
-        let mut tables = Classifier::new(64);
+        let mut tables = Classifier::new(ClassifierLimits::flows(64));
         let mut flows = Vec::new();
         let mut installed = Vec::new();
         let told = RefCell::new(Vec::new());
@@ -189,7 +189,7 @@ fn totals_are_exact_while_a_worker_and_passes_run_at_once() {
             let (rules, config, fdb, passes) = (&rules, &config, &fdb, &passes);
             scope.spawn(move || {
                 let mut counted = [0_u64; 3];
-                let mut tables = Classifier::new(512);
+                let mut tables = Classifier::new(ClassifierLimits::flows(512));
                 let mut flows: Vec<Arc<Megaflow>> = Vec::new();
                 for round in 0..60_000_u16 {
                     // However the threads are scheduled, passes fall among the rounds.
