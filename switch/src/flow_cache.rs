@@ -12,7 +12,7 @@
 //! 1. A megaflow that looks at more joins the port: the union grows and gets a new *generation*. Entries carry the
 //!    generation they were made in and only answer in that one.
 //! 2. A megaflow dies: the entry names it, and the pipeline looks whether it is alive before it follows it. Another flow
-//!    in its place of the table has another stamp ([`FlowRef`]).
+//!    in its place of the table has another stamp (`FlowRef`).
 //! 3. A port goes and its number is used again: forgetting the port gives it a new generation. Generations are never
 //!    used twice, by any port, so a generation also stands for the port in the key.
 //! 4. A megaflow joins without widening the union: it is disjoint from the living ones, so no entry of theirs is wrong.
@@ -193,7 +193,7 @@ pub(crate) struct FlowCache {
     of_port: Box<[u32]>,
     /// Insertions that found both places taken by living flows.
     crowded: u32,
-    /// The same, at the last [`resize`](FlowCache::resize).
+    /// The same, at the last [`grow_if_crowded`](FlowCache::grow_if_crowded).
     crowded_before: u32,
 }
 

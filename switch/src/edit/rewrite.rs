@@ -1,6 +1,6 @@
 //! Overwriting header bits, with the checksums that cover them.
 //!
-//! A [`Rewrite`] is a value and a mask over the key: what the slow path changed in a packet's fields between two outputs.
+//! A `Rewrite` is a value and a mask over the key: what the slow path changed in a packet's fields between two outputs.
 //! It is made once per megaflow and applied to each packet, whose headers are found anew each time, since packets of one
 //! megaflow may differ in options and extension headers.
 //!
@@ -8,7 +8,7 @@
 //! wrong and the payload is not read:
 //! - The IPv4 header's own.
 //! - TCP, UDP and ICMPv6, whose sum covers the addresses, too. Zero in UDP says that there is none and stays. Where the
-//!   sum is still to be completed ([`Checksum::Partial`]), the field holds the sum of the pseudo-header: new addresses
+//!   sum is still to be completed (`Checksum::Partial`), the field holds the sum of the pseudo-header: new addresses
 //!   change it, new ports do not. Behind an IPv6 routing header with segments left, the destination in the header is not
 //!   the one that is summed (RFC 8200 §8.1).
 //! - ICMP, and the CRC of SCTP (see `crc32c.rs`).

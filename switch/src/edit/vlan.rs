@@ -1,6 +1,6 @@
 //! Pushing, popping and setting VLAN tags. A tag goes between the
 //! addresses and the Ethernet type, so an edit moves the twelve bytes of the addresses and leaves the rest where it is;
-//! the headroom of the packet pays for the growth. The positions in [`Offload`](crate::packet::Offload) move along.
+//! the headroom of the packet pays for the growth. The positions in `Offload` move along.
 //!
 //! No edit here changes a byte that a checksum of a higher layer covers.
 

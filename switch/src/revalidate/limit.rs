@@ -1,7 +1,7 @@
 //! How many megaflows there may be, found by measuring what it costs to keep them right.
 //!
 //! A change of rules, ports or addresses must reach every megaflow, and until it has, packets follow the older decision.
-//! So the number of flows that can be translated again within [`TARGET`] is the number that may be. It depends on the
+//! So the number of flows that can be translated again within `TARGET` is the number that may be. It depends on the
 //! machine, on its load and on the rules, and is measured: each pass that re-translates enough flows says how many would
 //! fit. Worse news is believed by half at once, better news in steps of a quarter, so that one bad moment costs little and
 //! one good one promises nothing.

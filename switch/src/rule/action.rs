@@ -1,7 +1,7 @@
 //! What a rule does, in OpenFlow's steps.
 //!
-//! These are the operator's words. The slow path executes them on a packet's [`Fields`](crate::flow::fields::Fields)
-//! and turns their effect into the datapath's [`Action`](crate::action::Action)s.
+//! These are the operator's words. The slow path executes them on a packet's `Fields`
+//! and turns their effect into the datapath's `Action`s.
 
 use crate::port::PortId;
 

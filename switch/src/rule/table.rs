@@ -1,6 +1,6 @@
 //! One table: its rules, and which of them a packet meets.
 //!
-//! A tuple-space classifier with priorities. Rules with the same mask share a [`Subtable`], and a packet is looked up in
+//! A tuple-space classifier with priorities. Rules with the same mask share a `Subtable`, and a packet is looked up in
 //! one subtable after the other. They are sorted by the best rank among their rules, so the search ends at the first one
 //! that has nothing better than what was found.
 //!

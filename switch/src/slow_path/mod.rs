@@ -7,7 +7,7 @@
 //!
 //! The mask is the contract: two keys that agree under it meet the same rules and get the same verdict. A bit too many makes
 //! more megaflows than needed, a bit too few misroutes. Hence every function that looks at a field notes it by itself, in
-//! [`View`], and questions that look at little and end in a drop come first.
+//! `View`, and questions that look at little and end in a drop come first.
 //!
 //! Rules that wait for the end of others stand on a list, not on the thread's stack: what an operator writes may slow his
 //! own packets down, within the limits below, but not overflow anything.

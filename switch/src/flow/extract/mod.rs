@@ -1,10 +1,10 @@
 //! Extraction of flow keys from packet heads: the first thing a worker does with every packet.
 //!
-//! [`extract`] fills the leading words of a `FlowKey` to the `Depth` that the ingress port's rules need, each of
+//! `extract` fills the leading words of a `FlowKey` to the `Depth` that the ingress port's rules need, each of
 //! them whether the packet has the field or not, and leaves deeper words as they are. The words of a shallow key equal
 //! those of a deeper one of the same packet, or caches of different depths would disagree on a flow.
 //!
-//! Headers are read as [`wire`](crate::wire) finds them, on the private head alone. A malformed network header leaves
+//! Headers are read as `wire` finds them, on the private head alone. A malformed network header leaves
 //! all network and transport fields zero but keeps the Ethernet type: the frame is then still switched, as a router
 //! downstream, not a switch, must refuse it. Reading a field that is not there as zero is right as long as it is the
 //! same zero for each packet of a flow; padding behind the IP packet must never be read, and is not.

@@ -1,6 +1,6 @@
 //! From a line to its items: `name`, `name=value`, `name:value` and `name(arguments)`, between commas or spaces.
 //!
-//! Everything handed out is a [`Piece`] of the line, which knows where it stands, so that whoever finds fault with one
+//! Everything handed out is a `Piece` of the line, which knows where it stands, so that whoever finds fault with one
 //! can say in which column.
 
 use super::error::TextError;
