@@ -1,6 +1,6 @@
 //! Keeping megaflows right, and their rules' counters with them; the thread that does so is the caller's.
 //!
-//! The revalidator holds a reference to every megaflow in its [registry](registry). Whenever rules, configuration or the
+//! The revalidator holds a reference to every megaflow in its registry (`registry.rs`). Whenever rules, configuration or the
 //! forwarding database changed since a flow was last checked (`Megaflow::seen` for a new one), it asks `check` and
 //! ends those that are over. From time to time it calls `refresh_source`, as packets that only the caches see would
 //! otherwise let their addresses age.

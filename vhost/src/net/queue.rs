@@ -3,8 +3,8 @@
 //! # Concurrency
 //! Workers and the session thread share a queue through one mutex. A worker takes it once per burst and holds it until the
 //! burst has left the switch, so whatever the session thread changes under it (memory, addresses, descriptors) never
-//! changes under a burst. A worker that receives only tries the lock and skips the queue when it is taken. Lock order: at
-//! most one transmitq, then at most one receiveq.
+//! changes under a burst. A worker that receives, or looks at the queue it will serve next, only tries the lock and skips the
+//! queue when it is taken. Lock order: at most one transmitq, then at most one receiveq.
 
 #![allow(unsafe_code, reason = "fcntl on a descriptor that the front-end sent")]
 
