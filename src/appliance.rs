@@ -37,6 +37,7 @@ use crossbeam_queue::SegQueue;
 use parking_lot::Mutex;
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::fdb::Fdb;
+use vsteer_switch::megaflow::Tier;
 use vsteer_switch::port::{MAX_PORTS, PortId};
 use vsteer_switch::rule::edit::Edit;
 use vsteer_switch::rule::set::RuleSet;
@@ -48,9 +49,9 @@ use self::reload::{Configured, read_rules};
 use crate::config::{Config, ConfigOrigin, FlowCacheConfig, MirrorSpec, PollMode, PortSpec};
 use crate::control::flow_text::{mac_text, match_text, verdict_text};
 use crate::control::protocol::{
-    CacheInfo, ErrorKind, FdbEntry, FdbFilter, FdbFlushed, FlowInfo, MirrorInfo, MonitorFilter,
-    OperationError, PortCounters, PortInfo, PortState, Reloaded, RuleFilter, RuleInfo, RulesChanged,
-    RulesParams, SelectorParams, Stats, TableInfo, TopQuery, TraceInfo, TraceQuery, WorkerInfo,
+    CacheInfo, ErrorKind, FdbEntry, FdbFilter, FdbFlushed, FlowDump, FlowFilter, FlowInfo, MirrorInfo,
+    MonitorFilter, OperationError, PortCounters, PortInfo, PortState, Reloaded, RuleFilter, RuleInfo,
+    RulesChanged, RulesParams, SelectorParams, Stats, TableInfo, TopQuery, TraceInfo, TraceQuery, WorkerInfo,
 };
 use crate::control::{Operations, Stream};
 use crate::driver::{OpenPort, open};
@@ -504,9 +505,11 @@ impl Operations for Appliance {
         self.reload_config()
     }
 
-    fn flow_dump(&self) -> Result<Vec<FlowInfo>, OperationError> {
+    fn flow_dump(&self, filter: &FlowFilter) -> Result<FlowDump, OperationError> {
         let now_ms = self.fabric.now_ms();
-        let shown = self.revalidator.flows.flows().map(|flow| {
+        let limit = usize::try_from(filter.limit).unwrap_or(usize::MAX);
+        let (busiest, left_out) = self.revalidator.flows.busiest(limit);
+        let shown = busiest.iter().map(|flow| {
             let stats = flow.stats();
             FlowInfo {
                 match_text: match_text(flow.key(), flow.mask(), |id| self.port_name(id)),
@@ -516,9 +519,13 @@ impl Operations for Appliance {
                 used_ms: (stats.packets > 0).then(|| now_ms.saturating_sub(stats.last_used_ms)),
                 age_ms: now_ms.saturating_sub(flow.created_ms()),
                 worker: usize::from(flow.worker()),
+                tier: match flow.tier() {
+                    Tier::ExactMatch => "exact_match".to_owned(),
+                    Tier::Classifier => "classifier".to_owned(),
+                },
             }
         });
-        Ok(shown.collect())
+        Ok(FlowDump { flows: shown.collect(), left_out: left_out as u64 })
     }
 
     fn stats(&self) -> Result<Stats, OperationError> {
@@ -551,6 +558,7 @@ impl Operations for Appliance {
             workers: workers.collect(),
             ports,
             totals,
+            revalidator: self.revalidator.info(),
             punts: self.fabric.punts.counters(),
         })
     }

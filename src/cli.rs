@@ -18,8 +18,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::config::{ConfigError, ConfigOrigin, ConfigSource, DEFAULT_CONTROL, PollMode};
 use crate::control::hex;
 use crate::control::protocol::{
-    FdbFilter, MirrorName, MirrorText, MonitorFilter, PortName, PortText, Request, RuleFilter, RulesParams,
-    SelectorParams, TopQuery, TraceQuery,
+    FdbFilter, FlowFilter, MirrorName, MirrorText, MonitorFilter, PortName, PortText, Request, RuleFilter,
+    RulesParams, SelectorParams, TopQuery, TraceQuery,
 };
 use crate::control::watch::Watch;
 use crate::pcap;
@@ -325,8 +325,12 @@ enum FlowCommand {
     },
     /// Show tables with their counters
     DumpTables,
-    /// Show every megaflow of every worker
-    Dump,
+    /// Show megaflows of every worker, those with the most packets first
+    Dump {
+        /// How many at most
+        #[arg(long, value_name = "COUNT", default_value_t = FlowFilter::DEFAULT_LIMIT)]
+        limit: u64,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -512,7 +516,7 @@ impl FlowCommand {
             }),
             FlowCommand::DumpFlows { selector } => Request::RuleDump(RuleFilter { text: selector.clone() }),
             FlowCommand::DumpTables => Request::TableDump,
-            FlowCommand::Dump => Request::FlowDump,
+            FlowCommand::Dump { limit } => Request::FlowDump(FlowFilter { limit: *limit }),
         })
     }
 }
@@ -673,7 +677,8 @@ mod tests {
             ("v ctl flow del-flows", Request::RuleDelete(SelectorParams::default())),
             ("v ctl flow dump-flows table=1", Request::RuleDump(RuleFilter { text: "table=1".into() })),
             ("v ctl flow dump-tables", Request::TableDump),
-            ("v ctl flow dump", Request::FlowDump),
+            ("v ctl flow dump", Request::FlowDump(FlowFilter::default())),
+            ("v ctl flow dump --limit 3", Request::FlowDump(FlowFilter { limit: 3 })),
             ("v ctl mirror list", Request::MirrorList),
             (
                 "v ctl mirror add m,all,output=a",

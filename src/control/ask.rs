@@ -39,7 +39,7 @@ fn text(client: &Client, request: &Request, result: &Value) -> Result<String, Cl
         Request::Reload => render::reloaded(&client.read(result)?),
         // Answered by a stream: see `watch`.
         Request::Monitor(_) | Request::Top(_) => String::new(),
-        Request::FlowDump => render::flows(&client.read::<Vec<_>>(result)?),
+        Request::FlowDump(_) => render::flows(&client.read(result)?),
         Request::Stats => render::stats(&client.read(result)?),
     })
 }

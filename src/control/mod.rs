@@ -31,9 +31,9 @@ pub mod watch;
 use std::time::Duration;
 
 use self::protocol::{
-    CacheInfo, FdbEntry, FdbFilter, FdbFlushed, FlowInfo, MirrorInfo, MonitorFilter, OperationError,
-    PortInfo, Reloaded, RuleFilter, RuleInfo, RulesChanged, RulesParams, SelectorParams, Stats, TableInfo,
-    TopQuery, TraceInfo, TraceQuery,
+    CacheInfo, FdbEntry, FdbFilter, FdbFlushed, FlowDump, FlowFilter, MirrorInfo, MonitorFilter,
+    OperationError, PortInfo, Reloaded, RuleFilter, RuleInfo, RulesChanged, RulesParams, SelectorParams,
+    Stats, TableInfo, TopQuery, TraceInfo, TraceQuery,
 };
 use crate::config::{MirrorSpec, PortSpec};
 
@@ -173,7 +173,7 @@ pub trait Operations: Send + Sync + 'static {
     ///
     /// # Errors
     /// The switch cannot tell.
-    fn flow_dump(&self) -> Result<Vec<FlowInfo>, OperationError>;
+    fn flow_dump(&self, filter: &FlowFilter) -> Result<FlowDump, OperationError>;
 
     /// Statistics of the whole switch.
     ///

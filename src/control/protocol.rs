@@ -77,8 +77,8 @@ pub enum Request {
     MirrorAdd(MirrorText),
     /// Removes a mirror: `null`.
     MirrorDel(MirrorName),
-    /// Megaflows: a list of [`FlowInfo`].
-    FlowDump,
+    /// Megaflows, busiest first: [`FlowDump`].
+    FlowDump(FlowFilter),
     /// Caches of the workers: [`CacheInfo`].
     CacheShow,
     /// What would happen to a packet: [`TraceInfo`].
@@ -139,7 +139,7 @@ impl Request {
             Request::MirrorList => "mirror_list",
             Request::MirrorAdd(_) => "mirror_add",
             Request::MirrorDel(_) => "mirror_del",
-            Request::FlowDump => "flow_dump",
+            Request::FlowDump(_) => "flow_dump",
             Request::CacheShow => "cache_show",
             Request::Trace(_) => "trace",
             Request::Monitor(_) => "monitor",
@@ -156,7 +156,6 @@ impl Request {
             | Request::PortList
             | Request::TableDump
             | Request::MirrorList
-            | Request::FlowDump
             | Request::CacheShow
             | Request::Reload
             | Request::Stats => json!({}),
@@ -168,6 +167,7 @@ impl Request {
             Request::RuleDump(params) => json!(params),
             Request::MirrorAdd(params) => json!(params),
             Request::MirrorDel(params) => json!(params),
+            Request::FlowDump(params) => json!(params),
             Request::Trace(params) => json!(params),
             Request::Monitor(params) => json!(params),
             Request::Top(params) => json!(params),
@@ -195,7 +195,7 @@ impl Request {
             "mirror_list" => read_params(params).map(bare(Request::MirrorList)),
             "mirror_add" => read_params(params).map(Request::MirrorAdd),
             "mirror_del" => read_params(params).map(Request::MirrorDel),
-            "flow_dump" => read_params(params).map(bare(Request::FlowDump)),
+            "flow_dump" => read_params(params).map(Request::FlowDump),
             "cache_show" => read_params(params).map(bare(Request::CacheShow)),
             "trace" => read_params(params).map(Request::Trace),
             "monitor" => read_params(params).map(Request::Monitor),
@@ -380,6 +380,34 @@ pub struct FdbFlushed {
     pub removed: u64,
 }
 
+/// Which megaflows are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FlowFilter {
+    /// How many at most.
+    pub limit: u64,
+}
+
+impl FlowFilter {
+    /// Megaflows shown unless told otherwise: a few megabytes of text.
+    pub const DEFAULT_LIMIT: u64 = 10_000;
+}
+
+impl Default for FlowFilter {
+    fn default() -> Self {
+        Self { limit: Self::DEFAULT_LIMIT }
+    }
+}
+
+/// Megaflows.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FlowDump {
+    /// Those with the most packets, these first.
+    pub flows: Vec<FlowInfo>,
+    /// How many there are beyond the limit.
+    pub left_out: u64,
+}
+
 /// A megaflow of one worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowInfo {
@@ -398,6 +426,29 @@ pub struct FlowInfo {
     pub age_ms: u64,
     /// Index of the worker that has it.
     pub worker: usize,
+    /// The table that finds its packets: `exact_match` or `classifier`.
+    pub tier: String,
+}
+
+/// What the revalidator does about megaflows.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RevalidatorInfo {
+    /// Passes over all megaflows since the start.
+    pub passes: u64,
+    /// Microseconds that the last one took.
+    pub last_pass_us: u64,
+    /// Microseconds that the longest one took.
+    pub longest_pass_us: u64,
+    /// Megaflows in all workers.
+    pub flows: u64,
+    /// Most megaflows that there may be; adapts to what it costs to keep them right.
+    pub flow_limit: u64,
+    /// Milliseconds after which an unused megaflow goes at present.
+    pub idle_ms: u64,
+    /// Megaflows since the start by what was done with them; zeros may be left out.
+    pub done: BTreeMap<String, u64>,
+    /// Rules taken out because their time was over.
+    pub rules_expired: u64,
 }
 
 /// Statistics of the whole switch.
@@ -413,6 +464,9 @@ pub struct Stats {
     pub ports: Vec<PortInfo>,
     /// Sums over all ports.
     pub totals: PortCounters,
+    /// The revalidator.
+    #[serde(default)]
+    pub revalidator: RevalidatorInfo,
     /// Packets that rules handed out.
     #[serde(default)]
     pub punts: PuntCounters,
@@ -574,7 +628,7 @@ mod tests {
             Request::MirrorList,
             Request::MirrorAdd(MirrorText { spec: "m,all,output=a".into() }),
             Request::MirrorDel(MirrorName { name: "m".into() }),
-            Request::FlowDump,
+            Request::FlowDump(FlowFilter { limit: 5 }),
             Request::CacheShow,
             Request::Trace(TraceQuery::Packet { in_port: "a".into(), data: "00".into() }),
             Request::Monitor(MonitorFilter { id: Some(7) }),

@@ -11,7 +11,9 @@ mod watch;
 
 pub use self::rules::{mirrors, reloaded, rules, rules_changed, tables};
 pub use self::watch::{caches, punt, top, trace};
-use super::protocol::{FdbEntry, FdbFlushed, FlowInfo, PortCounters, PortInfo, Stats, WorkerInfo};
+use super::protocol::{
+    FdbEntry, FdbFlushed, FlowDump, PortCounters, PortInfo, RevalidatorInfo, Stats, WorkerInfo,
+};
 
 /// Ports, one a line.
 pub fn ports(ports: &[PortInfo]) -> String {
@@ -94,21 +96,25 @@ pub fn fdb_flushed(flushed: &FdbFlushed) -> String {
 }
 
 /// Megaflows, one a line, in the manner of ovs-dpctl.
-pub fn flows(flows: &[FlowInfo]) -> String {
+pub fn flows(dump: &FlowDump) -> String {
     let mut text = String::new();
-    for flow in flows {
+    for flow in &dump.flows {
         let used = flow.used_ms.map_or("never".to_owned(), duration);
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "worker:{}, {}, packets:{}, bytes:{}, used:{used}, age:{}, actions:{}",
+            "worker:{}, {}, packets:{}, bytes:{}, used:{used}, age:{}, tier:{}, actions:{}",
             flow.worker,
             flow.match_text,
             flow.packets,
             flow.bytes,
             duration(flow.age_ms),
+            flow.tier,
             flow.actions,
         );
+    }
+    if dump.left_out > 0 {
+        let _ = writeln!(text, "and {} more with fewer packets; --limit shows more", count(dump.left_out));
     }
     if text.is_empty() { "no flows\n".to_owned() } else { text }
 }
@@ -117,6 +123,20 @@ pub fn flows(flows: &[FlowInfo]) -> String {
 pub fn stats(stats: &Stats) -> String {
     let mut totals = Table::plain();
     counter_lines(&stats.totals, |name, value| totals.row([name.to_owned(), value]));
+    let RevalidatorInfo { passes, last_pass_us, longest_pass_us, flows, flow_limit, idle_ms, .. } =
+        stats.revalidator;
+    if passes > 0 {
+        let idle = duration(idle_ms);
+        totals.row([
+            "megaflows".to_owned(),
+            format!("{} of {}, unused ones for {idle}", count(flows), count(flow_limit)),
+        ]);
+        let [last, longest] = [last_pass_us, longest_pass_us].map(|us| us as f64 / 1000.0);
+        totals.row([
+            "passes".to_owned(),
+            format!("{}, the last in {last:.1} ms, the longest in {longest:.1} ms", count(passes)),
+        ]);
+    }
     let punts = &stats.punts;
     if punts.delivered + punts.lost + punts.unheard > 0 {
         let text = format!(
@@ -342,9 +362,9 @@ VLAN  MAC                PORT     AGE
 "
         );
         assert_eq!(
-            flows(&[flow()]),
+            flows(&FlowDump { flows: vec![flow()], left_out: 3 }),
             "worker:1, in_port(vm0),eth(dst=52:54:00:00:00:02), packets:3, bytes:180, used:0.250s, age:1m1s, \
-             actions:push_vlan(vid=10),vm1\n"
+             tier:exact_match, actions:push_vlan(vid=10),vm1\nand 3 more with fewer packets; --limit shows more\n"
         );
     }
 
@@ -360,14 +380,17 @@ WORKER  CPU  MODE        BUSY  ROUNDS  SLEEPS  EXACT  CLASSIFIER  UPCALLS  FLOWS
      0  any  adaptive  12.5 %   1 000      10    900          90       10      4"
         );
         assert!(parts.next().unwrap().starts_with("NAME  ID"));
-        assert!(parts.next().unwrap().starts_with("received"));
+        let totals = parts.next().unwrap();
+        assert!(totals.starts_with("received"));
+        assert!(totals.contains("4 of 200 000, unused ones for 10.0s\n"), "{totals}");
+        assert!(totals.contains("12, the last in 0.3 ms, the longest in 1.2 ms\n"), "{totals}");
     }
 
     #[test]
     fn nothing_to_show_says_so() {
         assert_eq!(ports(&[]), "no ports; add one with vsteer ctl port add SPEC\n");
         assert_eq!(fdb(&[]), "no addresses learned\n");
-        assert_eq!(flows(&[]), "no flows\n");
+        assert_eq!(flows(&FlowDump::default()), "no flows\n");
         assert_eq!(fdb_flushed(&FdbFlushed { removed: 1 }), "1 address forgotten\n");
     }
 }

@@ -445,7 +445,7 @@ fn carry_out(request: Request, operations: &dyn Operations) -> Result<Done, Oper
             to_result(&operations.mirror_add(spec)?)
         }
         Request::MirrorDel(mirror) => to_result(&operations.mirror_del(&mirror.name)?),
-        Request::FlowDump => to_result(&operations.flow_dump()?),
+        Request::FlowDump(filter) => to_result(&operations.flow_dump(&filter)?),
         Request::CacheShow => to_result(&operations.cache_show()?),
         Request::Trace(query) => to_result(&operations.trace(&query)?),
         Request::Monitor(filter) => to_stream("monitor", operations.monitor(&filter)?),

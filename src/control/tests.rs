@@ -54,6 +54,7 @@ pub(super) fn flow() -> FlowInfo {
         used_ms: Some(250),
         age_ms: 61_000,
         worker: 1,
+        tier: "exact_match".into(),
     }
 }
 
@@ -77,6 +78,15 @@ pub(super) fn sample_stats() -> Stats {
             flows: 4,
         }],
         totals: port.counters.clone(),
+        revalidator: RevalidatorInfo {
+            passes: 12,
+            last_pass_us: 340,
+            longest_pass_us: 1_200,
+            flows: 4,
+            flow_limit: 200_000,
+            idle_ms: 10_000,
+            ..RevalidatorInfo::default()
+        },
         punts: PuntCounters::default(),
         ports: vec![port],
     }
@@ -202,9 +212,10 @@ impl Operations for CannedSwitch {
         Ok(Reloaded { ports_added: vec!["a".into()], ..Reloaded::default() })
     }
 
-    fn flow_dump(&self) -> Result<Vec<FlowInfo>, OperationError> {
+    fn flow_dump(&self, filter: &FlowFilter) -> Result<FlowDump, OperationError> {
         // Large enough that a client which does not read blocks the server's write.
-        Ok(vec![flow(); 20_000])
+        assert_eq!(filter.limit, FlowFilter::DEFAULT_LIMIT);
+        Ok(FlowDump { flows: vec![flow(); 20_000], left_out: 7 })
     }
 
     fn stats(&self) -> Result<Stats, OperationError> {
@@ -308,7 +319,8 @@ fn every_request_makes_the_round_trip() {
     assert_eq!(result(Request::MirrorDel(MirrorName { name: "m".into() })), Value::Null);
     assert_eq!(result(Request::CacheShow), json!({"workers": []}));
     assert_eq!(result(Request::Reload)["ports_added"], json!(["a"]));
-    assert_eq!(result(Request::FlowDump).as_array().unwrap().len(), 20_000);
+    let flows = result(Request::FlowDump(FlowFilter::default()));
+    assert_eq!((flows["flows"].as_array().unwrap().len(), &flows["left_out"]), (20_000, &json!(7)));
     let stats = result(Request::Stats);
     assert_eq!(client.read::<Stats>(&stats).unwrap(), sample_stats());
     assert_eq!(

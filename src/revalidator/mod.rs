@@ -26,6 +26,7 @@ use vsteer_switch::slow_path::SwitchState;
 
 use self::sync::Sync;
 use crate::config::FlowCacheConfig;
+use crate::control::protocol::RevalidatorInfo;
 use crate::fabric::Fabric;
 use crate::notify::Vital;
 use crate::port::Driver;
@@ -127,6 +128,23 @@ impl Revalidator {
     /// What it has done so far.
     pub fn report(&self) -> Report {
         self.report.lock().clone()
+    }
+
+    /// What it has done so far, as control clients see it.
+    pub fn info(&self) -> RevalidatorInfo {
+        let report = self.report();
+        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let done = report.total.counts().filter(|&(_, count)| count > 0);
+        RevalidatorInfo {
+            passes: report.passes,
+            last_pass_us: us(report.last_pass),
+            longest_pass_us: us(report.longest_pass),
+            flows: self.flows.live() as u64,
+            flow_limit: report.flow_limit as u64,
+            idle_ms: report.idle_ms,
+            done: done.map(|(name, count)| (name.to_owned(), count)).collect(),
+            rules_expired: report.rules_expired,
+        }
     }
 }
 

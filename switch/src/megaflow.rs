@@ -4,7 +4,7 @@
 //! revalidator keeps a reference to age it and to translate it again when something changed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use crate::action::Verdict;
 use crate::flow::key::{FlowKey, MacAddr, Mask};
@@ -74,6 +74,7 @@ pub struct Megaflow {
     bytes: AtomicU64,
     last_used_ms: AtomicU64,
     life: AtomicU8,
+    is_cached: AtomicBool,
     key: FlowKey,
     mask: Arc<Mask>,
     id: u64,
@@ -81,6 +82,15 @@ pub struct Megaflow {
     seen: Seen,
     source: Option<Source>,
     rules: Box<[Arc<Rule>]>,
+}
+
+/// The table that finds the packets of a megaflow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// The exact-match cache, as far as it has room.
+    ExactMatch,
+    /// The classifier: the cache is off, or the port's flows look at more than it takes.
+    Classifier,
 }
 
 /// The values of [`Megaflow`]'s `life`: it decides; it is over, but may be in a burst yet; its worker has let go of it.
@@ -116,6 +126,7 @@ impl Megaflow {
             bytes: AtomicU64::new(0),
             last_used_ms: AtomicU64::new(now_ms),
             life: AtomicU8::new(LIVE),
+            is_cached: AtomicBool::new(false),
             key: mask.apply(&key),
             mask,
             id,
@@ -185,6 +196,17 @@ impl Megaflow {
     /// their place without a change of the verdict; the [registry](crate::revalidate::registry) knows.
     pub fn rules(&self) -> &[Arc<Rule>] {
         &self.rules
+    }
+
+    /// The table that finds its packets, as of the last one that the exact-match cache did not know.
+    pub fn tier(&self) -> Tier {
+        if self.is_cached.load(Ordering::Relaxed) { Tier::ExactMatch } else { Tier::Classifier }
+    }
+
+    /// Notes whether packets of it were entered into the exact-match cache; only its own worker does.
+    #[inline]
+    pub(crate) fn set_cached(&self, is_cached: bool) {
+        self.is_cached.store(is_cached, Ordering::Relaxed);
     }
 
     /// Whether it still decides.

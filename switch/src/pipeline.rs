@@ -548,7 +548,11 @@ impl Pipeline {
             }
             let index = found[usize::from(at)];
             fates[usize::from(at)] = Fate::Flow(index);
-            if self.cache.is_enabled() && union.is_cacheable() {
+            let is_cached = self.cache.is_enabled() && union.is_cacheable();
+            if let Some(flow) = self.classifier.flow(index) {
+                flow.set_cached(is_cached);
+            }
+            if is_cached {
                 remember(
                     &mut self.cache,
                     &self.classifier,
@@ -665,6 +669,7 @@ impl Pipeline {
             self.cache.renew(in_port, &port.union);
         }
         if self.cache.is_enabled() && port.union.is_cacheable() {
+            flow.set_cached(true);
             port.union.pick(key, &mut relevant[at]);
             relevant[at].hash(self.cache.seed(in_port), port.union.count());
             remember(&mut self.cache, &self.classifier, in_port, &relevant[at], &port.union, index);

@@ -9,6 +9,7 @@
 //! and so do the control threads that print them: neither waits for the other for longer than that. Workers never come
 //! here. Memory: 48 bytes for each flow beside the megaflow itself, up to twice that while shards grow.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -194,6 +195,18 @@ impl Registry {
             let live = shard.iter().map(|tracked| &tracked.flow).filter(|flow| flow.is_alive());
             live.map(Arc::clone).collect::<Vec<_>>()
         })
+    }
+
+    /// The flows with the most packets, these first, `limit` at most, and how many more there are.
+    pub fn busiest(&self, limit: usize) -> (Vec<Arc<Megaflow>>, usize) {
+        let mut flows: Vec<_> = self.flows().map(|flow| (Reverse(flow.stats().packets), flow)).collect();
+        let left_out = flows.len().saturating_sub(limit);
+        if left_out > 0 {
+            flows.select_nth_unstable_by_key(limit, |&(packets, _)| packets);
+            flows.truncate(limit);
+        }
+        flows.sort_by_key(|&(packets, _)| packets);
+        (flows.into_iter().map(|(_, flow)| flow).collect(), left_out)
     }
 
     /// Goes through all flows once. `tell` hears of each that is over, to have its worker take it out of its tables.

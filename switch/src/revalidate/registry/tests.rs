@@ -284,6 +284,25 @@ fn flows_end_for_the_reason_that_is_counted() {
 }
 
 #[test]
+fn busiest_flows_come_first_and_the_others_are_counted() {
+    let (config, fdb) = (config(1, 2), Fdb::new(8));
+    let registry = Registry::default();
+    for (id, packets) in [3, 9, 1, 7].into_iter().enumerate() {
+        let id = u16::try_from(id).unwrap();
+        let flow = flow(id, id, 60_000, &[], &config, &fdb);
+        flow.count(packets, 0, 0);
+        registry.adopt(flow);
+    }
+    let busiest = |limit| {
+        let (flows, left_out) = registry.busiest(limit);
+        (flows.iter().map(|flow| flow.stats().packets).collect::<Vec<_>>(), left_out)
+    };
+    assert_eq!(busiest(2), (vec![9, 7], 2));
+    assert_eq!(busiest(0), (vec![], 4));
+    assert_eq!(busiest(4), (vec![9, 7, 3, 1], 0));
+}
+
+#[test]
 fn only_new_flows_of_an_older_state_are_translated_again() {
     let (old, new, fdb) = (config(1, 2), config(2, 2), Fdb::new(8));
     let registry = Registry::default();
