@@ -13,24 +13,40 @@
 //!
 //! Nothing allocates before pass 4.
 
+/// What it counts, and how it times its passes.
+mod stats;
+
+/// How many packets of a port may take the slow path.
+mod budget;
+
+/// Actions of one packet.
+mod run;
+
+/// Packets on their way out.
+mod batches;
+
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::action::{Action, Actions, Punt, Verdict};
+use self::batches::Batches;
+use self::budget::TokenBucket;
+use self::run::run;
+pub use self::stats::PipelineStats;
+use self::stats::{Stopwatch, TIMED_ONE_IN, add};
+use crate::action::{Action, Punt, Verdict};
 use crate::classifier::{Classifier, ClassifierLimits, Pending, SubtableStats};
 use crate::drop_reason::DropReason;
-use crate::edit::vlan::{outer_vlan, pop_vlan, push_vlan, set_vlan};
 use crate::fdb::Fdb;
 use crate::flow::extract::extract;
-use crate::flow::key::{Depth, FlowKey, VlanTag};
+use crate::flow::key::{Depth, FlowKey};
 use crate::flow_cache::{FlowCache, RelevantWords, Union};
 use crate::megaflow::{Megaflow, MegaflowSpec};
-use crate::packet::{BURST, Burst, Frame, Packet};
+use crate::packet::{BURST, Burst, Frame};
 use crate::port::{MAX_PORTS, PortId};
 use crate::rule::set::RuleSet;
 use crate::slow_path::{self, SwitchState};
-use crate::vlan::{SwitchConfig, VlanId};
+use crate::vlan::SwitchConfig;
 
 /// Shortest frame: an Ethernet header.
 const MIN_FRAME_BYTES: usize = 14;
@@ -119,132 +135,6 @@ impl Default for PipelineConfig {
             upcalls_per_s: 20_000,
             upcall_burst_pkts: 2_000,
         }
-    }
-}
-
-macro_rules! pipeline_stats {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counters of a pipeline.
-        ///
-        /// Each packet is in exactly one of `repeats`, `exact_hits`, `classifier_hits`, `upcalls`, `upcalls_over_budget` and
-        /// `too_short`.
-        ///
-        /// # Concurrency
-        /// Written by the worker alone (a load and a store, relaxed), read by anyone at any time.
-        #[derive(Debug, Default)]
-        pub struct PipelineStats {
-            $($(#[$doc])* pub $name: AtomicU64,)*
-        }
-
-        impl PipelineStats {
-            /// Every counter with its name, as it stands now.
-            pub fn snapshot(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name.load(Ordering::Relaxed)),)*].into_iter()
-            }
-        }
-    };
-}
-
-pipeline_stats! {
-    /// Bursts processed.
-    bursts,
-    /// Packets in them.
-    packets,
-    /// Packets that shared the fate of the one before them without a lookup.
-    repeats,
-    /// Packets that the exact-match cache knew.
-    exact_hits,
-    /// Packets that the classifier knew.
-    classifier_hits,
-    /// Of these, packets that the signature index led to their subtable.
-    signature_hits,
-    /// Subtables searched, once for each that a burst's packets were looked up in.
-    subtables_searched,
-    /// Packets that were translated by the slow path.
-    upcalls,
-    /// Packets dropped because their port's budget of upcalls was used up.
-    upcalls_over_budget,
-    /// Packets too short to have a key.
-    too_short,
-    /// Copies handed to whoever listens.
-    punts,
-    /// Megaflows installed.
-    flows_installed,
-    /// Translations that could not be installed because there were too many megaflows, in all or of the port, or too many
-    /// masks of the port.
-    flow_table_full,
-    /// Cycles that the slow path took.
-    upcall_cycles,
-    /// Packets of the bursts whose passes were timed: one burst in 32.
-    timed_packets,
-    /// Cycles that making the keys of these packets took.
-    timed_keys_cycles,
-    /// Lookups of these packets in the exact-match cache, one for each run.
-    timed_exact_lookups,
-    /// Cycles of these lookups.
-    timed_exact_cycles,
-    /// Lookups of these packets in the classifier, the signature index included.
-    timed_classifier_lookups,
-    /// Cycles of these lookups.
-    timed_classifier_cycles,
-    /// Cycles that counting these packets, their actions and their transmission took.
-    timed_actions_cycles,
-    /// Entries of the exact-match cache at present.
-    exact_match_entries,
-    /// Megaflows at present.
-    flows,
-    /// Masks at present.
-    subtables,
-}
-
-/// Adds to a counter of which this worker is the only writer.
-#[inline]
-fn add(counter: &AtomicU64, count: u64) {
-    counter.store(counter.load(Ordering::Relaxed) + count, Ordering::Relaxed);
-}
-
-/// Times the passes of a burst.
-struct Stopwatch {
-    now: fn() -> u64,
-    lap: u64,
-    runs: bool,
-}
-
-impl Stopwatch {
-    /// The cycles since the last lap go to `counter`.
-    #[inline]
-    fn lap(&mut self, counter: &AtomicU64) {
-        if self.runs {
-            let now = (self.now)();
-            add(counter, now.wrapping_sub(self.lap));
-            self.lap = now;
-        }
-    }
-}
-
-/// One burst in this many is timed: reading the counter six times in each would cost a packet some cycles.
-const TIMED_ONE_IN: u64 = 32;
-
-/// A budget that refills with time.
-#[derive(Debug)]
-struct TokenBucket {
-    millitokens: u64,
-    refilled_ms: u64,
-}
-
-impl TokenBucket {
-    /// Takes one token if there is one.
-    fn take(&mut self, now_ms: u64, limits: &PipelineConfig) -> bool {
-        let full = u64::from(limits.upcall_burst_pkts) * 1000;
-        let elapsed_ms = now_ms.saturating_sub(self.refilled_ms);
-        let refill = elapsed_ms.saturating_mul(u64::from(limits.upcalls_per_s));
-        self.millitokens = self.millitokens.saturating_add(refill).min(full);
-        self.refilled_ms = now_ms;
-        let has_one = self.millitokens >= 1000;
-        if has_one {
-            self.millitokens -= 1000;
-        }
-        has_one
     }
 }
 
@@ -462,8 +352,7 @@ impl Pipeline {
     }
 
     fn new_port(&self) -> Box<IngressPort> {
-        let millitokens = u64::from(self.limits.upcall_burst_pkts) * 1000;
-        Box::new(IngressPort { union: Union::new(), budget: TokenBucket { millitokens, refilled_ms: 0 } })
+        Box::new(IngressPort { union: Union::new(), budget: TokenBucket::new(&self.limits) })
     }
 
     /// Pass 1. Returns the positions to look up: the first packet of each run.
@@ -735,146 +624,6 @@ fn remember(
 ) {
     let living_port = |name| classifier.get(name).filter(|flow| flow.is_alive()).map(Megaflow::in_port);
     cache.insert(in_port, words, union.count(), classifier.name(index), living_port);
-}
-
-/// Runs the actions of one packet.
-#[inline]
-fn run(actions: &Actions, at: usize, burst: &mut Burst, batches: &mut Batches, out: &mut impl Transmit) {
-    for (step, action) in actions.iter().enumerate() {
-        if let Action::Output(port) = *action {
-            batches.push(port, at, burst, out);
-            continue;
-        }
-        if let Err(reason) = run_other(*action, actions, at, burst, batches, out) {
-            return give_up(&actions[step..], reason, burst.packets()[at].in_port, out);
-        }
-    }
-}
-
-/// Runs an action that is no output.
-fn run_other(
-    action: Action,
-    actions: &Actions,
-    at: usize,
-    burst: &mut Burst,
-    batches: &mut Batches,
-    out: &mut impl Transmit,
-) -> Result<(), DropReason> {
-    // Batches share the head: what waits for it must leave before it changes.
-    if batches.holds(at) && !matches!(action, Action::Punt(_) | Action::Drop(_)) {
-        batches.flush(burst, out);
-    }
-    let packet = &mut burst.packets_mut()[at];
-    match action {
-        Action::Output(_) => Ok(()),
-        Action::PushVlan(tag) => push_vlan(packet, tag),
-        Action::PopVlan => pop_vlan(packet).map(|_| ()).ok_or(DropReason::HeadersTooLong),
-        Action::SetVlan(vlan) => change_vlan(packet, vlan).ok_or(DropReason::HeadersTooLong),
-        Action::Rewrite(index) => match actions.rewrite(index) {
-            Some(rewrite) => rewrite.apply(packet),
-            None => Err(DropReason::CannotRewrite),
-        },
-        Action::Punt(punt) => {
-            let in_port = packet.in_port;
-            batches.punts += 1;
-            out.punt(in_port, &burst.frame(at), punt);
-            Ok(())
-        }
-        Action::Drop(reason) => {
-            out.dropped(packet.in_port, reason, 1);
-            Ok(())
-        }
-    }
-}
-
-/// Counts a packet that cannot be changed as the rest of its actions need it: at each port that it would have left by, or
-/// where it came in if there is none.
-#[cold]
-fn give_up(rest: &[Action], reason: DropReason, in_port: PortId, out: &mut impl Transmit) {
-    let mut is_counted = false;
-    for action in rest {
-        if let Action::Output(port) = *action {
-            out.dropped(port, reason, 1);
-            is_counted = true;
-        }
-    }
-    if !is_counted {
-        out.dropped(in_port, reason, 1);
-    }
-}
-
-/// Puts the outer tag into another VLAN; `None` if there is no tag.
-fn change_vlan(packet: &mut Packet, vlan: VlanId) -> Option<()> {
-    let VlanTag { tpid, tci } = outer_vlan(packet)?;
-    let tci = (tci.get() & !0xfff | vlan.number()).into();
-    set_vlan(packet, VlanTag { tpid, tci }).map(|_| ())
-}
-
-/// Packets on their way to one egress port.
-#[derive(Debug)]
-struct Batch {
-    port: PortId,
-    len: usize,
-    indices: [u8; BURST],
-}
-
-/// The batches of a burst, one for each egress port, in the order in which the ports were first named.
-#[derive(Debug)]
-struct Batches {
-    active: Vec<Batch>,
-    /// Where a port's batch is in `active`, [`NO_BATCH`] if it has none.
-    of_port: Box<[u16; MAX_PORTS]>,
-    /// Bit set: the packet at this position is in a batch.
-    held: u32,
-    /// Copies that were handed out instead.
-    punts: u64,
-}
-
-const NO_BATCH: u16 = u16::MAX;
-
-impl Batches {
-    fn new() -> Self {
-        Self { active: Vec::with_capacity(64), of_port: Box::new([NO_BATCH; MAX_PORTS]), held: 0, punts: 0 }
-    }
-
-    /// Whether the packet at `at` is in a batch.
-    #[inline]
-    fn holds(&self, at: usize) -> bool {
-        self.held >> at & 1 == 1
-    }
-
-    #[inline]
-    fn push(&mut self, port: PortId, at: usize, burst: &Burst, out: &mut impl Transmit) {
-        let mut index = usize::from(self.of_port[port.index()]);
-        if self.active.get(index).is_some_and(|batch| batch.len == BURST) {
-            self.flush(burst, out);
-            index = usize::from(NO_BATCH);
-        }
-        if index == usize::from(NO_BATCH) {
-            index = self.active.len();
-            self.active.push(Batch { port, len: 0, indices: [0; BURST] });
-            #[allow(clippy::cast_possible_truncation, reason = "no more batches than ports")]
-            {
-                self.of_port[port.index()] = index as u16;
-            }
-        }
-        let batch = &mut self.active[index];
-        #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]
-        {
-            batch.indices[batch.len] = at as u8;
-        }
-        batch.len += 1;
-        self.held |= 1 << at;
-    }
-
-    /// Hands every batch to its port.
-    fn flush(&mut self, burst: &Burst, out: &mut impl Transmit) {
-        for batch in self.active.drain(..) {
-            self.of_port[batch.port.index()] = NO_BATCH;
-            out.transmit(batch.port, burst, &batch.indices[..batch.len]);
-        }
-        self.held = 0;
-    }
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::flow::key::MacAddr;
+use crate::flow::key::VlanTag;
 use crate::packet::{Offload, Segment};
 use crate::revalidate::{refresh_source, still_valid};
+use crate::vlan::VlanId;
 use crate::vlan::{PortVlan, VlanMode, VlanSet};
 
 fn port(number: u16) -> PortId {
