@@ -6,7 +6,7 @@
 //!    same words are a *run*; only its first packet is looked up.
 //! 2. Exact-match cache (`flow_cache.rs`).
 //! 3. Classifier (`classifier.rs`), for the runs that the cache does not know.
-//! 4. Slow path (`slow_path.rs`), for the packets that are in no megaflow: inline, under a budget of the
+//! 4. Slow path (`slow_path/`), for the packets that are in no megaflow: inline, under a budget of the
 //!    port, so that nothing waits for another thread and a port that scans addresses slows itself only.
 //! 5. Verdicts: count once per stretch of packets with the same fate, run actions, gather packets per egress port.
 //! 6. Transmit: each egress port gets its packets in one batch, in order of arrival.

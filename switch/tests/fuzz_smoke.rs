@@ -5,6 +5,9 @@ use std::collections::HashMap;
 #[path = "../../fuzz/src/extract.rs"]
 mod extract;
 
+#[path = "../../fuzz/src/translate.rs"]
+mod translate;
+
 #[path = "../../fuzz/src/rules.rs"]
 mod rules;
 
@@ -200,4 +203,67 @@ fn random_texts_are_read_as_everything_that_text_can_be() {
         }
     }
     assert!(counts.iter().all(|&count| count > 20), "{counts:?}");
+}
+
+/// Frames that rules have something to change in.
+const FRAMES: [&[u8]; 4] = [
+    // UDP over IPv4 in VLAN 10.
+    &[
+        2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x81, 0, 0x60, 10, 8, 0, 0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0,
+        0, 10, 0, 0, 1, 10, 0, 0, 2, 4, 0xd2, 0, 53, 0, 12, 1, 2, 0, 0, 0, 0,
+    ],
+    // SCTP over IPv4.
+    &[
+        2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 36, 0, 0, 0, 0, 64, 132, 0, 0, 10, 0, 0, 1, 10,
+        0, 0, 2, 0, 80, 0, 81, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0,
+    ],
+    // An ARP request.
+    &[
+        255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 10,
+        0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 2,
+    ],
+    // A neighbour solicitation.
+    &[
+        0x33, 0x33, 0, 0, 0, 1, 2, 0, 0, 0, 0, 1, 0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255, 0xfd, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 135, 0, 1, 2,
+        0, 0, 0, 0, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 1, 2, 0, 0, 0, 0, 1,
+    ],
+];
+
+impl Random {
+    /// A few rules, often without a condition, and a frame, often unharmed.
+    fn rules_and_frame(&mut self) -> Vec<u8> {
+        let rules = self.below(8);
+        let mut input = vec![u8::try_from(rules).expect("few rules")];
+        input.extend((0..rules * 14 + 7).map(|_| self.byte()));
+        for rule in 0..usize::try_from(rules).expect("few rules") {
+            input[1 + rule * 14] %= 3;
+            if self.below(2) == 0 {
+                input[1 + rule * 14 + 2] &= !1;
+            }
+        }
+        let at = input.len();
+        input.extend(FRAMES[usize::try_from(self.below(4)).expect("four")]);
+        if self.below(3) == 0 {
+            let len = input.len() - at;
+            input[at + usize::try_from(self.below(len as u64)).expect("a short frame")] = self.byte();
+            input.truncate(at + 14 + usize::try_from(self.below(len as u64)).expect("a short frame"));
+        }
+        input
+    }
+}
+
+#[test]
+fn random_rules_and_frames_keep_every_promise_and_reach_every_outcome() {
+    use vsteer_switch::drop_reason::DropReason::{NoEgress, NoRule, ResubmitTooDeep, RuleDrop};
+    let mut random = Random(0xfeed_5eed_1234_5679);
+    let mut outcomes: HashMap<translate::Outcome, usize> = HashMap::new();
+    for _ in 0..20_000 {
+        *outcomes.entry(translate::run(&random.rules_and_frame())).or_default() += 1;
+    }
+    let dropped = [NoEgress, NoRule, ResubmitTooDeep, RuleDrop].map(translate::Outcome::Dropped);
+    for outcome in [translate::Outcome::Passed, translate::Outcome::Rewritten].into_iter().chain(dropped) {
+        assert!(outcomes.get(&outcome).is_some_and(|&count| count > 20), "{outcome:?} in {outcomes:?}");
+    }
+    assert_eq!(translate::run(&[1; 14]), translate::Outcome::NoFrame);
 }

@@ -9,6 +9,11 @@ use crate::flow::key::MacAddr;
 use crate::flow::key::VlanTag;
 use crate::packet::{Offload, Segment};
 use crate::revalidate::{refresh_source, still_valid};
+use crate::rule::action::{OutputTo, RuleAction};
+use crate::rule::edit::Edit;
+use crate::rule::entry::RuleSpec;
+use crate::rule::field::Field;
+use crate::rule::matching::Match;
 use crate::vlan::VlanId;
 use crate::vlan::{PortVlan, VlanMode, VlanSet};
 
@@ -397,4 +402,86 @@ fn station_that_moves_away_and_back_is_learned_each_time() {
         assert_eq!(bed.fdb.lookup(vlan(0), mac(1)), Some(port(in_port)));
         bed.revalidate();
     }
+}
+
+/// The one rule of a set.
+fn only(actions: Vec<RuleAction>) -> RuleSet {
+    let spec = RuleSpec {
+        table: 0,
+        priority: 1,
+        cookie: 0,
+        idle_timeout_s: 0,
+        hard_timeout_s: 0,
+        matching: Match::ANY,
+        actions: actions.into(),
+    };
+    RuleSet::learning_switch(0).edit(&[Edit::Replace(vec![spec])], 0).unwrap().set
+}
+
+fn to(number: u16) -> RuleAction {
+    RuleAction::Output(OutputTo::Port(port(number)))
+}
+
+#[test]
+fn each_output_and_punt_has_the_packet_as_it_was_then() {
+    let mut bed = Bed::plain(3);
+    let set = |value| RuleAction::SetField { field: Field::EthDst, value, mask: u128::MAX };
+    bed.rules = only(vec![
+        to(1),
+        set(0x0200_0000_0007),
+        RuleAction::Controller { max_len: 60, id: 9 },
+        set(0x0200_0000_0008),
+        RuleAction::PushVlan(0x88a8),
+        to(1),
+        to(2),
+    ]);
+    let frames = [frame(mac(2), mac(1), None, 1), frame(mac(2), mac(1), None, 2)];
+    let seen = bed.send(0, &frames);
+    let changed = |serial| {
+        let mut bytes = frame(mac(8), mac(1), None, serial);
+        bytes.splice(12..12, [0x88, 0xa8, 0, 0]);
+        bytes
+    };
+    let wanted = [frames[0].clone(), frames[1].clone(), changed(1), changed(2)];
+    let mut at_1 = seen.at(port(1));
+    at_1.sort_by_key(|bytes| (bytes.len(), bytes[bytes.len() - 1]));
+    assert_eq!(at_1, wanted);
+    assert_eq!(seen.at(port(2)), [changed(1), changed(2)]);
+    let punt = |serial| (port(0), frame(mac(7), mac(1), None, serial), Punt { max_len: 60, id: 9 });
+    assert_eq!(seen.punted, [punt(1), punt(2)]);
+    assert_eq!(seen.dropped, []);
+    assert_eq!(bed.stat("punts"), 2);
+}
+
+#[test]
+fn packet_that_cannot_be_rewritten_counts_at_the_ports_it_misses() {
+    let mut bed = Bed::plain(3);
+    let ipv4 = |rest: &[RuleAction]| {
+        let set = RuleAction::SetField { field: Field::Ipv4Dst, value: 1, mask: u128::MAX };
+        only([&[to(1), set], rest].concat())
+    };
+    // It says IPv4, and is none.
+    let mut bytes = frame(mac(2), mac(1), None, 1);
+    bytes[12..14].copy_from_slice(&[8, 0]);
+    bed.rules = ipv4(&[to(2), to(1)]);
+    let seen = bed.send(0, std::slice::from_ref(&bytes));
+    assert_eq!(seen.sent, [(port(1), bytes.clone())]);
+    let reason = DropReason::CannotRewrite;
+    assert_eq!(seen.dropped, [(port(2), reason, 1), (port(1), reason, 1)]);
+    let mut bed = Bed::plain(3);
+    bed.rules = ipv4(&[RuleAction::Controller { max_len: 60, id: 0 }]);
+    assert_eq!(bed.send(0, &[bytes]).dropped, [(port(0), reason, 1)], "with no port left, where it came in");
+}
+
+#[test]
+fn packets_without_room_for_a_megaflow_count_for_their_rules_at_once() {
+    let mut bed =
+        Bed::new(PipelineConfig { max_flows: 0, ..PipelineConfig::default() }, vec![VlanMode::default(); 2]);
+    bed.rules = only(vec![to(1), RuleAction::Resubmit { in_port: None, table: Some(5) }]);
+    let frames = [frame(mac(2), mac(1), None, 1), frame(mac(2), mac(3), None, 2)];
+    assert_eq!(bed.send(0, &frames).sent.len(), 2);
+    let rule = bed.rules.rules().next().unwrap();
+    assert_eq!((rule.stats().packets, rule.stats().bytes), (2, 2 * 60));
+    let missed: Vec<_> = bed.rules.tables().map(|stats| (stats.table, stats.missed)).collect();
+    assert_eq!(missed, [(0, 0), (5, 2)]);
 }

@@ -6,8 +6,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::action::Actions;
+use crate::flow::fields::Fields;
 use crate::flow::key::MacAddr;
 use crate::flow::key::VlanTag;
+use crate::rule::edit::Edit;
+use crate::rule::entry::RuleSpec;
+use crate::rule::matching::Match;
+use crate::vlan::{Mirror, MirroredPorts};
 use crate::vlan::{PortVlan, TPID_8021Q, VlanId, VlanMode};
 
 static RULES: LazyLock<RuleSet> = LazyLock::new(|| RuleSet::learning_switch(0));
@@ -219,4 +224,140 @@ fn each_drop_has_its_reason() {
         assert_eq!(decided.verdict, Verdict::Drop(DropReason::BadSource));
         assert_eq!(decided.learn, None);
     }
+}
+
+/// What the rules `specs`, of tables 0 and up with one rule each, make of a packet at port 0 of three.
+fn by_tables(specs: Vec<Vec<RuleAction>>, mirrors: Vec<Mirror>) -> Translation {
+    let spec = |(table, actions): (u8, Vec<RuleAction>)| RuleSpec {
+        table,
+        priority: 1,
+        cookie: 0,
+        idle_timeout_s: 0,
+        hard_timeout_s: 0,
+        matching: Match::ANY,
+        actions: actions.into(),
+    };
+    let specs = (0..).zip(specs).map(spec).collect();
+    let rules = RuleSet::learning_switch(0).edit(&[Edit::Replace(specs)], 0).unwrap().set;
+    let config = SwitchConfig::new(1, (0..3).map(|n| (port(n), PortVlan::default()))).with_mirrors(mirrors);
+    let key = FlowKey { eth_src: MACS[0], eth_dst: MACS[1], ..FlowKey::default() };
+    translate(&key, &SwitchState { config: &config, fdb: &Fdb::new(8), rules: &rules }, &mut ())
+}
+
+fn resubmit(table: u8) -> RuleAction {
+    RuleAction::Resubmit { in_port: None, table: Some(table) }
+}
+
+fn to(number: u16) -> RuleAction {
+    RuleAction::Output(OutputTo::Port(port(number)))
+}
+
+#[test]
+fn rules_in_circles_and_rules_without_end_are_dropped_each_with_its_reason() {
+    let circle = by_tables(vec![vec![to(1), resubmit(0)]], vec![]);
+    assert_eq!(circle.verdict, Verdict::Drop(DropReason::ResubmitTooDeep));
+    assert_eq!(circle.rules.len(), 1 + MAX_DEPTH, "it counts for each rule it met");
+    // Each table doubles the lookups of the next, 2^14 - 1 in all; none of them goes back.
+    let doubling = (0..14).map(|table| vec![resubmit(table + 1), resubmit(table + 1)]);
+    let endless = by_tables(doubling.collect(), vec![]);
+    assert_eq!(endless.verdict, Verdict::Drop(DropReason::TooManyResubmits));
+    assert_eq!(endless.rules.len(), 1 + MAX_RESUBMITS);
+    let many = by_tables(vec![vec![to(1); plan::MAX_ACTIONS + 1]], vec![]);
+    assert_eq!(many.verdict, Verdict::Drop(DropReason::TooManyActions));
+    let most = by_tables(vec![vec![to(1); plan::MAX_ACTIONS]], vec![]);
+    assert!(matches!(most.verdict, Verdict::Forward(actions) if actions.len() == plan::MAX_ACTIONS));
+}
+
+#[test]
+fn later_tables_do_not_deepen() {
+    let chain = (0..100).map(|table| vec![resubmit(table + 1)]).chain([vec![to(1)]]);
+    let translation = by_tables(chain.collect(), vec![]);
+    assert_eq!(translation.verdict, forward_by(&[Action::Output(port(1))]));
+    assert_eq!(translation.rules.len(), 101);
+}
+
+#[test]
+fn packet_that_only_a_mirror_gets_counts_as_dropped() {
+    let mirror = Mirror {
+        name: "m0".to_owned(),
+        sources: MirroredPorts::All,
+        destinations: MirroredPorts::All,
+        vlans: Box::default(),
+        output: port(2),
+    };
+    let copy = Action::Output(port(2));
+    let drop = by_tables(vec![vec![]], vec![mirror.clone()]);
+    assert_eq!(drop.verdict, forward_by(&[copy, Action::Drop(DropReason::RuleDrop)]));
+    let out = by_tables(vec![vec![to(1)]], vec![mirror]);
+    assert_eq!(out.verdict, forward_by(&[copy, Action::Output(port(1))]), "one copy, not two");
+}
+
+#[test]
+fn what_was_written_is_not_looked_at_and_what_no_output_needs_is_not_done() {
+    let set = |field: Field, value| RuleAction::SetField { field, value, mask: field.full_mask() };
+    let mac = set(Field::EthDst, 0x0200_0000_0009);
+    let unneeded = by_tables(vec![vec![to(1), mac.clone()]], vec![]);
+    assert_eq!(unneeded.verdict, forward_by(&[Action::Output(port(1))]));
+    let routed = by_tables(vec![vec![mac, RuleAction::Output(OutputTo::Normal)]], vec![]);
+    assert_eq!(routed.mask.0.eth_dst, [0; 6], "the destination was written before it was read");
+    assert_eq!(routed.mask.0.eth_src, [0xff; 6]);
+    let Verdict::Forward(actions) = routed.verdict else { panic!("it was flooded") };
+    assert_eq!(actions[..], [Action::Rewrite(0), Action::Output(port(1)), Action::Output(port(2))]);
+    assert_eq!(actions.rewrite(0).unwrap().value().eth_dst, [2, 0, 0, 0, 0, 9]);
+}
+
+/// Every call of a trace, in order.
+#[derive(Default)]
+struct Tracer(Vec<String>);
+
+impl Observer for Tracer {
+    fn table(&mut self, depth: usize, table: u8, _: &Fields) {
+        self.0.push(format!("{depth} table {table}"));
+    }
+    fn rule(&mut self, depth: usize, rule: &Arc<Rule>, missed: bool) {
+        self.0.push(format!("{depth} priority {} missed {missed}", rule.spec().priority));
+    }
+    fn action(&mut self, depth: usize, action: &RuleAction) {
+        self.0.push(format!("{depth} {action:?}"));
+    }
+    fn note(&mut self, depth: usize, note: Note<'_>) {
+        self.0.push(format!("{depth} {note:?}"));
+    }
+    fn datapath(&mut self, depth: usize, action: &Action) {
+        self.0.push(format!("{depth} does {action:?}"));
+    }
+}
+
+#[test]
+fn observer_sees_every_table_rule_and_action_in_order() {
+    let spec = RuleSpec {
+        table: 0,
+        priority: 7,
+        cookie: 0,
+        idle_timeout_s: 0,
+        hard_timeout_s: 0,
+        matching: Match::ANY,
+        actions: [RuleAction::DecTtl, RuleAction::PushVlan(0x8100), to(1), resubmit(3)].into(),
+    };
+    let rules = RuleSet::learning_switch(0).edit(&[Edit::Replace(vec![spec])], 0).unwrap().set;
+    let config = SwitchConfig::new(1, (0..3).map(|n| (port(n), PortVlan::default())));
+    let state = SwitchState { config: &config, fdb: &Fdb::new(8), rules: &rules };
+    let mut tracer = Tracer::default();
+    let traced = translate(&FlowKey::default(), &state, &mut tracer);
+    assert!(traced == translate(&FlowKey::default(), &state, &mut ()), "watching changes nothing");
+    let tag = Action::PushVlan(VlanTag { tpid: 0x8100.into(), tci: 0.into() });
+    let wanted = [
+        "0 table 0".to_owned(),
+        "0 priority 7 missed false".to_owned(),
+        "1 DecTtl".to_owned(),
+        "1 FieldMissing(IpTtl)".to_owned(),
+        "1 PushVlan(33024)".to_owned(),
+        format!("1 {:?}", to(1)),
+        format!("1 does {tag:?}"),
+        format!("1 does {:?}", Action::Output(port(1))),
+        format!("1 {:?}", resubmit(3)),
+        "1 table 3".to_owned(),
+        "1 priority 0 missed true".to_owned(),
+    ];
+    assert_eq!(tracer.0, wanted);
 }
