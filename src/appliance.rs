@@ -512,7 +512,7 @@ impl Operations for Appliance {
         let shown = busiest.iter().map(|flow| {
             let stats = flow.stats();
             FlowInfo {
-                match_text: match_text(flow.key(), flow.mask(), |id| self.port_name(id)),
+                match_text: match_text(&flow.masked_key(), flow.mask(), |id| self.port_name(id)),
                 actions: verdict_text(flow.verdict(), |id| self.port_name(id)),
                 packets: stats.packets,
                 bytes: stats.bytes,

@@ -212,7 +212,7 @@ impl Top {
         let numbers = Arc::clone(&self.fabric.topology.load().numbers);
         let name = |number| numbers.name_of_number(number);
         let rates = busy.into_iter().map(|(packets, bytes, flow)| FlowRate {
-            match_text: match_text(flow.key(), flow.mask(), name),
+            match_text: match_text(&flow.masked_key(), flow.mask(), name),
             actions: verdict_text(flow.verdict(), name),
             worker: usize::from(flow.worker()),
             pps: per_s(packets),

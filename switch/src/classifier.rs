@@ -135,7 +135,7 @@ impl Subtable {
         let covers = |index| {
             flows.at(index).is_some_and(|flow| {
                 let flow = flow.key().words();
-                self.words.iter().all(|&(at, mask)| key[at] & mask == flow[at])
+                self.words.iter().fold(0, |differing, &(at, mask)| differing | (key[at] ^ flow[at]) & mask) == 0
             })
         };
         self.position(hash, covers).map(|at| self.entries[at].index)
@@ -228,6 +228,8 @@ struct PortTables {
     subtables: Vec<Subtable>,
     /// Where the subtable with each number is, [`NOWHERE`] if there is none.
     places: Vec<u16>,
+    /// Flows that left because of what the operator changed, and whose next packets have not been translated yet.
+    owed_upcalls: u32,
 }
 
 /// No place among the subtables.
@@ -472,8 +474,18 @@ impl Classifier {
             tables.remove(at);
             self.subtables -= 1;
         }
+        tables.owed_upcalls = tables.owed_upcalls.saturating_add(u32::from(flow.is_owed()));
         self.flows.unlink(index);
         true
+    }
+
+    /// Takes one of the upcalls that the port is owed for flows that left because of what the operator changed, if there is
+    /// one.
+    pub(crate) fn take_owed_upcall(&mut self, port: PortId) -> bool {
+        let owed = &mut self.ports[port.index()].owed_upcalls;
+        let is_owed = *owed > 0;
+        *owed -= u32::from(is_owed);
+        is_owed
     }
 
     /// Frees the memory of flows that were taken out. Indices that earlier lookups found are void from here on.
@@ -695,7 +707,7 @@ mod tests {
             for (id, (what, shape, value)) in (0..).zip(steps) {
                 let packet = key(shape, value);
                 let scan = |list: &[Arc<Megaflow>]| {
-                    list.iter().position(|flow| flow.is_alive() && flow.mask().apply(&packet) == *flow.key())
+                    list.iter().position(|flow| flow.is_alive() && flow.mask().apply(&packet) == flow.masked_key())
                 };
                 let mut pending = Pending::NONE;
                 pending.push(0);

@@ -51,7 +51,8 @@ pub struct FlowStats {
 /// Layout: everything that a packet of the flow reads or writes lies in the first cache line.
 ///
 /// # Invariants
-/// 1. `key` is zero wherever `mask` is.
+/// 1. `key` is that of the packet it was made for, whole, so that translating it again goes the same way: a key with the
+///    unmasked bits taken out gets the same verdict, but its way may look at other bits.
 /// 2. `mask` covers the whole ingress port, so a megaflow belongs to one port.
 /// 3. A megaflow goes from live to dead to retired, and never back.
 /// 4. The counters of a retired megaflow are final.
@@ -75,6 +76,7 @@ pub struct Megaflow {
     last_used_ms: AtomicU64,
     life: AtomicU8,
     is_cached: AtomicBool,
+    is_owed: AtomicBool,
     key: FlowKey,
     mask: Arc<Mask>,
     id: u64,
@@ -103,7 +105,7 @@ const RETIRED: u8 = 2;
 pub struct MegaflowSpec {
     /// Which bits of a packet's key matter.
     pub mask: Arc<Mask>,
-    /// A key of the flow; bits outside the mask are ignored.
+    /// The key of the packet it is made for.
     pub key: FlowKey,
     /// The fate of its packets.
     pub verdict: Verdict,
@@ -127,7 +129,8 @@ impl Megaflow {
             last_used_ms: AtomicU64::new(now_ms),
             life: AtomicU8::new(LIVE),
             is_cached: AtomicBool::new(false),
-            key: mask.apply(&key),
+            is_owed: AtomicBool::new(false),
+            key,
             mask,
             id,
             created_ms: now_ms,
@@ -148,9 +151,14 @@ impl Megaflow {
         (self.id >> 48) as u16
     }
 
-    /// The bits that its packets have in common; zero where the mask is.
+    /// The key of the packet it was made for.
     pub fn key(&self) -> &FlowKey {
         &self.key
+    }
+
+    /// The bits that its packets have in common; zero where the mask is.
+    pub fn masked_key(&self) -> FlowKey {
+        self.mask.apply(&self.key)
     }
 
     /// Asks for the key and what follows it: all that translating the flow again reads of it.
@@ -218,6 +226,17 @@ impl Megaflow {
     /// Ends it: its next packet is decided anew.
     pub fn kill(&self) {
         self.life.fetch_max(DEAD, Ordering::Relaxed);
+    }
+
+    /// Ends it because of what the operator changed: its port is owed the upcall that its next packet needs.
+    pub fn kill_owing(&self) {
+        self.is_owed.store(true, Ordering::Relaxed);
+        self.kill();
+    }
+
+    /// Whether its port is owed an upcall. One that is missed as the two marks pass each other costs a token, no more.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.is_owed.load(Ordering::Relaxed)
     }
 
     /// Says that its worker will count no more packets of it. Only its own worker does, or who outlived that worker.

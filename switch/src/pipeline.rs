@@ -511,7 +511,8 @@ impl Pipeline {
                 return;
             }
         }
-        if !port.budget.take(cx.now_ms, &self.limits) {
+        // What the operator changed costs no guest its packets.
+        if !self.classifier.take_owed_upcall(in_port) && !port.budget.take(cx.now_ms, &self.limits) {
             add(&self.stats.upcalls_over_budget, 1);
             fates[at] = Fate::Drop(DropReason::UpcallBudget);
             return;

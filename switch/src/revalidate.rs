@@ -36,7 +36,7 @@ pub enum Check {
 
 /// Decides about the packets of `flow` anew, which `counted_by` count so far.
 ///
-/// The flow's own masked key stands for all its packets: translation gives keys that agree under a mask the same
+/// The key that the flow was made for stands for all its packets: translation gives keys that agree under a mask the same
 /// verdict, so the new mask may look at fewer bits than the flow's, and never at another. A flow whose source is now known
 /// at another port counts as over, too: should the station come back, its packets must miss, or nobody would learn that
 /// it moved.

@@ -283,7 +283,12 @@ fn visit(
     };
     *reason += 1;
     tracked.is_over = true;
-    tracked.flow.kill();
+    let seen = tracked.flow.seen();
+    if (seen.config, seen.rules) == (pass.config.generation(), pass.rules.generation()) {
+        tracked.flow.kill();
+    } else {
+        tracked.flow.kill_owing();
+    }
     tell(&tracked.flow);
     Stage::Over
 }
