@@ -390,4 +390,15 @@ mod tests {
         Field::TcpFlags.set(&mut fields, 0x812, u128::MAX);
         assert_eq!(fields.key.tcp_flags.get(), 0x812);
     }
+
+    #[test]
+    fn fields_narrower_than_their_place_in_the_key_are_its_low_bits() {
+        let mut fields = Fields::NONE;
+        Field::Ipv6Label.set(&mut fields, 0x12345, u128::MAX);
+        assert_eq!(fields.key.ipv6_label.get(), 0x12345);
+        Field::TcpFlags.set(&mut fields, 0x012, u128::MAX);
+        assert_eq!(fields.key.tcp_flags.get(), 0x012);
+        Field::Icmpv6Code.set(&mut fields, 4, u128::MAX);
+        assert_eq!(fields.key.tp_dst.get(), 4);
+    }
 }

@@ -148,8 +148,10 @@ impl<'a> Conditions<'a> {
     fn bits(&mut self, field: Field, value: u128, mask: u128, item: &Item<'a>) -> Result<(), TextError> {
         let whole = mask == field.full_mask();
         let (value, mask) = match field {
-            // Without ECN, as Open vSwitch has it.
-            Field::IpTos if whole && self.subject == Subject::Packets => (value & 0xfc, 0xfc),
+            // Without ECN, as Open vSwitch has it; of a packet the whole byte may be told.
+            Field::IpTos if whole && (self.subject == Subject::Packets || value & 3 == 0) => {
+                (value & 0xfc, 0xfc)
+            }
             // OpenFlow asks for the present bit, which is easily forgotten and without which no packet has the VLAN.
             Field::VlanVid | Field::InnerVlanVid if whole && value != 0 => (value | PRESENT, mask),
             _ => (value, mask),

@@ -797,6 +797,8 @@ fn packet_has_what_is_said_and_nothing_else() {
     }
     expected.key.vlan[0].tpid.set(0x8100);
     assert_eq!(packet, expected);
+    let apart = parse_packet("in_port=vm1,ip,nw_tos=184,nw_ecn=1", &Ports).unwrap();
+    assert_eq!(Field::IpTos.get(&apart), 185, "as Open vSwitch prints it");
     for (text, column) in [("in_port=vm1,ip,nw_src=10.0.0.0/8", 23), ("tcp", 4), ("in_port=1,nw_ttl=*", 18)] {
         assert_eq!(parse_packet(text, &Ports).unwrap_err().column, column, "{text}");
     }
