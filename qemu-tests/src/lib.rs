@@ -22,6 +22,9 @@ pub mod wait;
 /// Child processes that cannot outlive a test, and what `/proc` tells about them.
 pub mod process;
 
+/// Which processor a thread runs on, and how long it waited for it.
+pub mod processor;
+
 /// Network namespaces, so that a test's TAPs and addresses disturb nothing on the host.
 pub mod namespace;
 
@@ -30,6 +33,9 @@ pub mod assets;
 
 /// The switch under test.
 pub mod switch;
+
+/// Its control socket.
+pub mod control;
 
 /// QEMU guests and the commands that run inside them.
 pub mod guest;
@@ -43,8 +49,14 @@ pub mod measure;
 /// DPDK's testpmd as a front-end, and as a reference back-end.
 pub mod testpmd;
 
+/// Frames made, sent, received and counted here, at rates that no emulated guest reaches.
+pub mod load;
+
 /// Open vSwitch with DPDK as a reference back-end.
 pub mod ovs;
+
+/// The same rules and packets given to Open vSwitch and to the switch under test, and their verdicts compared.
+pub mod ofproto;
 
 /// A switch, its guests and their namespace, booted together.
 pub mod world;

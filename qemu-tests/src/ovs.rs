@@ -6,6 +6,7 @@
 //!
 //! Only Open vSwitch's own memory is on hugepages (see `bench/setup.sh`); guests keep their ordinary memfd.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -33,6 +34,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(20);
 pub struct Ovs {
     vswitchd: Process,
     database: Process,
+    tools: Tools,
 }
 
 impl Ovs {
@@ -43,11 +45,38 @@ impl Ovs {
         tools.vsctl(&["--no-wait", "init"])?;
         tools.configure(tso)?;
         let vswitchd = tools.start_vswitchd(namespace)?;
-        let mut ovs = Ovs { vswitchd, database };
-        ovs.wait_ready(&tools)?;
-        let ports = tools.make_bridge(sockets);
-        ports.context(ovs.diagnosis())?;
+        let mut ovs = Ovs { vswitchd, database, tools };
+        ovs.wait_ready()?;
+        ovs.tools.make_bridge(sockets).context(ovs.diagnosis())?;
         Ok(ovs)
+    }
+
+    /// Changes settings of the whole switch, each as `name=value` of `other_config`.
+    pub fn set(&self, settings: &[&str]) -> Result<()> {
+        let settings = settings.iter().map(|setting| format!("other_config:{setting}"));
+        settings
+            .into_iter()
+            .try_for_each(|setting| self.tools.vsctl(&["set", "Open_vSwitch", ".", &setting]).map(drop))
+    }
+
+    /// Puts these rules, one a line, in place of all others. Its ports are called `vm0` and `vm1`.
+    pub fn replace_rules(&self, rules: &str) -> Result<()> {
+        let file = self.tools.folder.join("rules");
+        fs::write(&file, rules)?;
+        let mut command = self.tools.command("ovs-ofctl");
+        command.args(["-OOpenFlow13", "--bundle", "replace-flows"]).arg(self.tools.bridge()).arg(file);
+        let finished = process::run("ovs-ofctl", command, COMMAND_LIMIT, None)?;
+        ensure!(finished.status.success(), "ovs-ofctl: {}", finished.stderr);
+        Ok(())
+    }
+
+    /// Asks the daemon, as `ovs-appctl` does.
+    pub fn appctl(&self, words: &[&str]) -> Result<String> {
+        let mut command = self.tools.command("ovs-appctl");
+        command.arg("-t").arg(self.tools.folder.join("vswitchd.ctl")).args(words);
+        let finished = process::run("ovs-appctl", command, COMMAND_LIMIT, None)?;
+        ensure!(finished.status.success(), "ovs-appctl {}: {}", words.join(" "), finished.stderr);
+        Ok(finished.stdout)
     }
 
     /// The daemon that forwards.
@@ -61,14 +90,14 @@ impl Ovs {
         format!("--- ovs-vswitchd\n{}\n--- ovsdb-server\n{}\n", last_lines(&vswitchd), last_lines(&database))
     }
 
-    fn wait_ready(&mut self, tools: &Tools) -> Result<()> {
+    fn wait_ready(&mut self) -> Result<()> {
         let ready = wait::until("Open vSwitch to start DPDK", START_LIMIT, || {
             if let Some(status) = self.vswitchd.ended()? {
                 fail!(
                     "ovs-vswitchd ended at once ({status}); are hugepages reserved? bench/setup.sh does it"
                 );
             }
-            let answer = tools.vsctl(&["--no-wait", "get", "Open_vSwitch", ".", "dpdk_initialized"])?;
+            let answer = self.tools.vsctl(&["--no-wait", "get", "Open_vSwitch", ".", "dpdk_initialized"])?;
             Ok((answer.trim() == "true").then_some(()))
         });
         ready.map_err(|failure| format!("{failure}\n{}", self.diagnosis())).context("Open vSwitch")
@@ -76,12 +105,14 @@ impl Ovs {
 }
 
 /// The programs of Open vSwitch, all bound to the files of one folder.
-struct Tools {
-    folder: PathBuf,
+#[derive(Debug)]
+pub(crate) struct Tools {
+    /// Database, sockets and logs.
+    pub(crate) folder: PathBuf,
 }
 
 impl Tools {
-    fn start_database(&self) -> Result<Process> {
+    pub(crate) fn start_database(&self) -> Result<Process> {
         let mut create = self.command("ovsdb-tool");
         create.arg("create").arg(self.folder.join("conf.db")).arg(SCHEMA);
         let finished = process::run("ovsdb-tool", create, COMMAND_LIMIT, None)
@@ -137,7 +168,7 @@ impl Tools {
         Ok(())
     }
 
-    fn vsctl(&self, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn vsctl(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.command("ovs-vsctl");
         command.arg(format!("--db={}", self.database())).arg("--timeout=15").args(arguments);
         let finished = process::run("ovs-vsctl", command, COMMAND_LIMIT, None)?;
@@ -145,7 +176,7 @@ impl Tools {
         Ok(finished.stdout)
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         for variable in ["OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR", "OVS_SYSCONFDIR"] {
             command.env(variable, &self.folder);
@@ -153,11 +184,16 @@ impl Tools {
         command
     }
 
-    fn database(&self) -> String {
+    /// Where the bridge `br0` takes OpenFlow.
+    pub(crate) fn bridge(&self) -> String {
+        format!("unix:{}", self.folder.join("br0.mgmt").display())
+    }
+
+    pub(crate) fn database(&self) -> String {
         format!("unix:{}", self.folder.join("db.sock").display())
     }
 
-    fn unixctl(&self, name: &str) -> String {
+    pub(crate) fn unixctl(&self, name: &str) -> String {
         format!("--unixctl={}", self.folder.join(name).display())
     }
 }

@@ -3,10 +3,11 @@
 //! # Invariants
 //! 1. A child gets SIGKILL when the thread that started it ends (PR_SET_PDEATHSIG), so even an aborted test run leaves
 //!    nothing behind. Whoever starts a process must keep its own thread as long as the process is needed.
-//! 2. Only processes started here are signalled, through a `Child` that was not yet reaped, so a process id cannot
+//! 2. A child is in a session of its own: the scheduler weighs sessions, and the terminal's signals are not for it.
+//! 3. Only processes started here are signalled, through a `Child` that was not yet reaped, so a process id cannot
 //!    have been reused.
 
-#![allow(unsafe_code, reason = "prctl and setns between fork and exec, kill")]
+#![allow(unsafe_code, reason = "prctl, setsid and setns between fork and exec, kill")]
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -96,7 +97,7 @@ impl Process {
     pub fn terminate(&mut self) -> Result<()> {
         if self.ended()?.is_none() {
             let pid = i32::try_from(self.pid())?;
-            // SAFETY: kill takes no pointers; by invariant 2 the id is our child's.
+            // SAFETY: kill takes no pointers; by invariant 3 the id is our child's.
             let result = unsafe { libc::kill(pid, libc::SIGTERM) };
             if result != 0 {
                 return Err(io::Error::last_os_error().into());
@@ -131,6 +132,13 @@ impl Process {
             text += &format!("fd {} {}\n", entry.file_name().to_string_lossy(), target.display());
         }
         text
+    }
+
+    /// Memory that is in use, shared memory included.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).context(&self.name)?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        line.split_whitespace().next().unwrap_or_default().parse().context("VmRSS")
     }
 
     /// Processor time of all threads so far, from `/proc/PID/task/*/schedstat`: nanoseconds, where `stat` has ticks.
@@ -181,6 +189,10 @@ fn bind_to_thread(command: &mut Command, namespace: Option<RawFd>) {
         if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
             return Err(io::Error::last_os_error());
         }
+        // SAFETY: setsid takes no pointers.
+        if unsafe { libc::setsid() } < 0 {
+            return Err(io::Error::last_os_error());
+        }
         if let Some(fd) = namespace {
             // SAFETY: setns takes no pointers; a descriptor that is no namespace is an error it reports.
             if unsafe { libc::setns(fd, libc::CLONE_NEWNET) } != 0 {
@@ -189,6 +201,6 @@ fn bind_to_thread(command: &mut Command, namespace: Option<RawFd>) {
         }
         Ok(())
     };
-    // SAFETY: between fork and exec the closure makes two system calls, allocates nothing and takes no lock.
+    // SAFETY: between fork and exec the closure makes three system calls, allocates nothing and takes no lock.
     unsafe { command.pre_exec(enter) };
 }

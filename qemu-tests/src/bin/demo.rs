@@ -1,8 +1,10 @@
-//! Two guests and the host talk through the switch; prints what a person wants to see, and ends everything it started.
+//! Two guests and the host talk through the switch, then a rule comes between them; prints what a person wants to see, and
+//! ends everything it started.
 
 use std::time::{Duration, Instant};
 
 use vsteer_qemu_tests::assets::Assets;
+use vsteer_qemu_tests::ensure;
 use vsteer_qemu_tests::failure::Result;
 use vsteer_qemu_tests::guest::GuestSpec;
 use vsteer_qemu_tests::measure::Ping;
@@ -28,7 +30,7 @@ fn main() -> Result<()> {
     let _server = world.host.iperf_server(world.folder.path())?;
     world.guests[1].run("iperf3 -s -D")?;
 
-    let result = talk(&mut world);
+    let result = talk(&mut world).and_then(|()| rule(&mut world));
     if let Err(failure) = result {
         eprintln!("{}", world.diagnosis());
         return Err(failure);
@@ -42,6 +44,42 @@ fn main() -> Result<()> {
         end.as_secs_f64(),
         start.elapsed().as_secs_f64()
     );
+    Ok(())
+}
+
+/// The second scene: a rule, what it does to the guests, and where the switch shows why.
+fn rule(world: &mut World) -> Result<()> {
+    println!("\nA rule: vm0 may not ping, but all else passes.");
+    show(world, "flow add priority=100,icmp,in_port=vm0,actions=drop")?;
+    let vm0 = &mut world.guests[0];
+    let ping = vm0.ping("10.0.0.2", 5, 0.2)?;
+    ensure!(ping.received == 0, "a ping passed the rule: {ping}");
+    println!("  vm0 to vm1, ping: {ping}");
+    println!("  vm0 to vm1, TCP:  {}", vm0.iperf("10.0.0.2", 2, "")?);
+
+    println!("\nEvery rule counts its packets:");
+    show(world, "flow dump-flows")?;
+    println!("\nThe flow cache has the decision, with the fields that it rests on:");
+    let flows = world.switch.ctl_text("flow dump")?;
+    println!("$ vsteer ctl flow dump");
+    let mut lines = flows.lines();
+    let heading = lines.next().into_iter();
+    for line in heading.chain(lines.filter(|line| line.contains("drop") || line.contains("proto=6"))) {
+        println!("{line}");
+    }
+    println!("\nAnd this is how a packet comes to it:");
+    show(world, "trace in_port=vm0,icmp,nw_src=10.0.0.1,nw_dst=10.0.0.2,icmp_type=8")?;
+
+    println!("\nWithout the rule:");
+    show(world, "flow del-flows icmp")?;
+    let ping = world.guests[0].ping("10.0.0.2", 5, 0.2)?;
+    ensure!(ping.lost() == 0, "the rule is gone, and still: {ping}");
+    println!("  vm0 to vm1, ping: {ping}");
+    Ok(())
+}
+
+fn show(world: &World, command: &str) -> Result<()> {
+    println!("$ vsteer ctl {command}\n{}", world.switch.ctl_text(command)?.trim_end());
     Ok(())
 }
 
