@@ -135,7 +135,8 @@ impl Subtable {
         let covers = |index| {
             flows.at(index).is_some_and(|flow| {
                 let flow = flow.key().words();
-                self.words.iter().fold(0, |differing, &(at, mask)| differing | (key[at] ^ flow[at]) & mask) == 0
+                self.words.iter().fold(0, |differing, &(at, mask)| differing | (key[at] ^ flow[at]) & mask)
+                    == 0
             })
         };
         self.position(hash, covers).map(|at| self.entries[at].index)

@@ -355,6 +355,19 @@ fn budget_of_upcalls_is_per_port_and_refills() {
 }
 
 #[test]
+fn flows_that_the_operator_ended_come_back_without_a_budget() {
+    let limits = PipelineConfig { upcalls_per_s: 1, upcall_burst_pkts: 8, ..PipelineConfig::default() };
+    let mut bed = Bed::new(limits, vec![VlanMode::default(); 2]);
+    let frames: Vec<_> = (0..8).map(|n| frame(mac(200), mac(n + 1), None, n)).collect();
+    assert_eq!(bed.send(0, &frames).dropped, []);
+    for (nth, flow) in bed.log.flows.borrow().iter().enumerate() {
+        if nth < 6 { flow.kill_owing() } else { flow.kill() }
+    }
+    assert_eq!(bed.send(0, &frames).dropped, [(port(0), DropReason::UpcallBudget, 2)], "two ended otherwise");
+    assert_eq!((bed.stat("upcalls"), bed.stat("flows")), (14, 6));
+}
+
+#[test]
 fn tag_edit_before_the_only_output_keeps_one_batch() {
     let mut bed = Bed::new(
         PipelineConfig::default(),
