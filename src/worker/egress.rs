@@ -47,8 +47,10 @@ impl Transmit for Egress<'_> {
             return;
         };
         match &port.driver {
-            Driver::VhostUser(guest) if guest.is_multi_queue() => self.spread(port, guest, burst, indices),
-            Driver::VhostUser(guest) => self.send_to_guest(port, guest, 0, burst, indices),
+            Driver::VhostUser(guest) => match guest.live_receiveqs() {
+                0 | 1 => self.send_to_guest(port, guest, 0, burst, indices),
+                queues => self.spread(port, guest, queues, burst, indices),
+            },
             Driver::Tap(tap) => self.send_to_host(port, tap, burst, indices),
         }
     }
@@ -65,20 +67,30 @@ impl Transmit for Egress<'_> {
 }
 
 impl Egress<'_> {
-    /// Spreads packets over a guest's receiveqs by flow, keeping the order within each flow.
-    fn spread(&mut self, port: &Port, guest: &VhostPort, burst: &Burst, indices: &[u8]) {
-        let mut hashes = [0; BURST];
+    /// Spreads packets over a guest's `queues` receiveqs by flow, keeping the order within each flow.
+    fn spread(&mut self, port: &Port, guest: &VhostPort, queues: u32, burst: &Burst, indices: &[u8]) {
+        let mut queue_of = [0; BURST];
         for &index in indices {
-            hashes[usize::from(index)] = guest.spread(rss_hash(&burst.frame(usize::from(index))));
+            let hash = rss_hash(&burst.frame(usize::from(index)));
+            #[allow(clippy::cast_possible_truncation, reason = "below `queues`, as the hash is below 2^32")]
+            {
+                queue_of[usize::from(index)] = ((u64::from(hash) * u64::from(queues)) >> 32) as u32;
+            }
         }
-        let mut left: ArrayVec<u8, BURST> = indices.iter().copied().collect();
-        // Bound: each round sends at least the first packet that is left.
-        while let Some(&first) = left.first() {
-            let queue = hashes[usize::from(first)];
+        let mut left: ArrayVec<u8, BURST>;
+        let mut rest = indices;
+        // Bound: each round sends at least the first packet that is left. Most batches are of one queue and take one.
+        while let Some(&first) = rest.first() {
+            let queue = queue_of[usize::from(first)];
+            let goes = |index: &u8| queue_of[usize::from(*index)] == queue;
+            if rest.iter().all(goes) {
+                return self.send_to_guest(port, guest, queue, burst, rest);
+            }
             let (now, later): (ArrayVec<u8, BURST>, ArrayVec<u8, BURST>) =
-                left.iter().copied().partition(|&index| hashes[usize::from(index)] == queue);
+                rest.iter().copied().partition(goes);
             self.send_to_guest(port, guest, queue, burst, &now);
             left = later;
+            rest = &left;
         }
     }
 

@@ -111,6 +111,7 @@ impl LivePairs {
     }
 
     /// Number of live pairs.
+    #[inline]
     fn count(&self) -> u32 {
         self.0.iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum()
     }
@@ -188,16 +189,11 @@ impl VhostPort {
         Negotiated(self.negotiated.load(Ordering::Relaxed))
     }
 
-    /// Whether the guest uses several receiveqs, so that a flow hash decides between them.
+    /// How many receiveqs the guest uses. With several, a flow hash decides between them: see
+    /// [`transmit`](Self::transmit).
     #[inline]
-    pub fn is_multi_queue(&self) -> bool {
-        self.live_receiveqs.get() != [1, 0] && self.live_receiveqs.count() > 1
-    }
-
-    /// The least hash that falls on the same receiveq as `hash`: packets with one such hash go together.
-    #[inline]
-    pub fn spread(&self, hash: u32) -> u32 {
-        hash.checked_rem(self.live_receiveqs.count()).unwrap_or(0)
+    pub fn live_receiveqs(&self) -> u32 {
+        self.live_receiveqs.count()
     }
 
     #[inline]
@@ -258,7 +254,8 @@ impl VhostPort {
         }
     }
 
-    /// The queue to transmit into for packets with flow hash `hash`, locked.
+    /// The queue to transmit into, locked: the `hash`th of the live receiveqs, counted round and round. Packets whose hashes
+    /// are equal [modulo their number](Self::live_receiveqs) go together.
     ///
     /// # Errors
     /// Why nothing can be transmitted.
