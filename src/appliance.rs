@@ -210,7 +210,7 @@ impl Appliance {
             }
         }
         self.fabric.topology.free_replaced();
-        self.fabric.changes.ring();
+        self.fabric.changes.ring_now();
     }
 
     /// Lets go of ports that the present snapshot has no more.
@@ -228,7 +228,7 @@ impl Appliance {
                 worker.send(Message::ForgetPort(port.id));
             }
         }
-        self.fabric.changes.ring();
+        self.fabric.changes.ring_now();
         drop(gone);
         // The revalidator and readers of statistics hold a snapshot for a moment. An interface can be opened again once
         // the last of them let go.
@@ -445,7 +445,7 @@ impl Operations for Appliance {
     fn fdb_flush(&self, filter: &FdbFilter) -> Result<FdbFlushed, OperationError> {
         let (port, vlan) = self.resolve(filter)?;
         let removed = self.fabric.fdb.flush(port, vlan) as u64;
-        self.fabric.changes.ring();
+        self.fabric.changes.ring_now();
         Ok(FdbFlushed { removed })
     }
 

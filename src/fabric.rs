@@ -58,6 +58,8 @@ impl Events for Fabric {
 #[derive(Debug, Default)]
 pub struct Alarm {
     rung: AtomicBool,
+    /// Someone rang who does not wait for a pause to end.
+    is_urgent: AtomicBool,
     sleeper: OnceLock<Thread>,
 }
 
@@ -68,6 +70,29 @@ impl Alarm {
             && let Some(sleeper) = self.sleeper.get()
         {
             sleeper.unpark();
+        }
+    }
+
+    /// Wakes the revalidator even from its pause: for the operator's changes and questions. What guests do wakes it by
+    /// [`ring`](Self::ring), or they could keep it busy for ever.
+    pub fn ring_now(&self) {
+        self.is_urgent.store(true, Ordering::SeqCst);
+        self.rung.store(true, Ordering::SeqCst);
+        if let Some(sleeper) = self.sleeper.get() {
+            sleeper.unpark();
+        }
+    }
+
+    /// Lets `pause` go by, or less if someone has rung who does not wait for it.
+    pub fn pause(&self, pause: Duration) {
+        let end = Instant::now() + pause;
+        // Bound: the end; another ring's wake-up only has it look again.
+        while !self.is_urgent.swap(false, Ordering::SeqCst) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            thread::park_timeout(left);
         }
     }
 

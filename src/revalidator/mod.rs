@@ -6,8 +6,9 @@
 //! is over is killed at once (workers see that at its next packet) and its owner is told to take it out. It then takes
 //! out the rules whose time is over. No worker ever waits for it.
 //!
-//! A pass begins at once when something rings the alarm, else after half a second. It is followed by a pause as long as
-//! the pass was, within bounds: a storm of changes costs half a core, and a single change is never late.
+//! A pass begins at once when something rings the alarm, else after half a second. It is followed by a pause four times as
+//! long as the pass was, within bounds: a storm of addresses that guests make costs a fifth of a core, and a single change
+//! is never late. What the operator changes or asks does not wait for a pause to end.
 
 /// Waiting for a pass.
 mod sync;
@@ -42,8 +43,11 @@ const ADDRESS_AGE_MS: u64 = 300_000;
 /// How often addresses are refreshed and aged.
 const ADDRESS_PERIOD_MS: u64 = 1000;
 
-/// Bounds of the pause after a pass.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
+/// How many times as long as a pass the pause after it is.
+const PAUSE_PASSES: u32 = 4;
+
+/// Bounds of the pause.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(400));
 
 /// Flows that one pass ends because they are more exact than needed: together a tenth of the upcalls a port may have.
 const TOO_EXACT_PER_PASS: u64 = 1000;
@@ -121,7 +125,7 @@ impl Revalidator {
     /// and nothing of an older snapshot is used here.
     pub fn sync(&self, deadline: Instant) -> bool {
         let number = self.sync.ask();
-        self.fabric.changes.ring();
+        self.fabric.changes.ring_now();
         self.sync.wait(number, deadline)
     }
 
@@ -151,7 +155,7 @@ impl Revalidator {
 impl Drop for Revalidator {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        self.fabric.changes.ring();
+        self.fabric.changes.ring_now();
         if let Some(thread) = self.thread.take() {
             // A panic there was our own bug, is on stderr already, and ends the process.
             let _ = thread.join();
@@ -194,7 +198,7 @@ impl State {
             self.expire_rules(&topology);
             drop(topology);
             sync.end(questions);
-            thread::sleep(took.clamp(PAUSE.0, PAUSE.1));
+            self.fabric.changes.pause((PAUSE_PASSES * took).clamp(PAUSE.0, PAUSE.1));
         }
     }
 
@@ -288,7 +292,7 @@ impl State {
             tracing::error!(%error, "rules whose time is over cannot be taken out");
         }
         self.report.lock().rules_expired += expired;
-        self.fabric.changes.ring();
+        self.fabric.changes.ring_now();
     }
 }
 

@@ -13,6 +13,9 @@ pub mod clock;
 /// When a worker that found nothing stops looking.
 pub mod idle;
 
+/// Whose turn it is.
+pub mod turns;
+
 /// What ends a worker's sleep.
 pub mod waker;
 
@@ -39,12 +42,14 @@ use self::clock::Clock;
 use self::egress::{Egress, EgressScratch};
 use self::idle::{Idle, Next};
 use self::report::Report;
+use self::turns::Turns;
 use self::waker::Waker;
 use crate::config::PollMode;
 use crate::fabric::Fabric;
 use crate::nic::tap::RxOutcome;
 use crate::notify::Vital;
 use crate::port::{Driver, Port, TapPort};
+use crate::punt::Punts;
 use crate::topology::{RxPort, Topology, members};
 
 /// Longest sleep: how soon a worker looks around although nothing woke it.
@@ -54,7 +59,7 @@ const MAX_SLEEP_MS: i32 = 1000;
 const TICK: Duration = Duration::from_secs(1);
 
 /// Messages that a worker takes from its inbox in one round, so that packets never wait for long.
-const INBOX_BATCH: usize = 64;
+const INBOX_BATCH: usize = 8;
 
 /// What other threads send to a worker.
 #[derive(Debug)]
@@ -186,6 +191,7 @@ struct Worker {
     pipeline: Pipeline,
     burst: Burst,
     scratch: EgressScratch,
+    turns: Turns,
     idle: Idle,
     clock: Clock,
     first_cycle: u64,
@@ -205,6 +211,7 @@ impl Worker {
             pipeline,
             burst: Burst::new(),
             scratch: EgressScratch::default(),
+            turns: Turns::default(),
             idle,
             first_cycle: clock.cycles(),
             clock,
@@ -263,57 +270,39 @@ impl Worker {
 
     /// Receives one burst from each queue that has packets, and switches it; false if none had.
     fn poll_queues(&mut self, now_ms: u64) -> bool {
-        let Self { index, fabric, topology, pipeline, burst, scratch, .. } = self;
-        let cx = Context {
+        let Self { index, fabric, topology, pipeline, burst, scratch, turns, .. } = self;
+        let context = Context {
             now_ms,
             config: &topology.switch,
             fdb: &fabric.fdb,
             rules: &topology.rules,
             events: &**fabric,
         };
-        let mut found = false;
-        let assigned = &topology.assignments[*index];
-        for (nth, RxPort { port, queues }) in assigned.iter().enumerate() {
-            let counters = &port.counters[*index];
-            match &port.driver {
-                Driver::VhostUser(guest) => {
-                    for pair in started(guest, *queues) {
-                        let received = guest.receive(pair, burst, &mut scratch.vhost, counters);
-                        let Some(received) = received else { continue };
-                        found = true;
-                        next_turn(assigned, nth, pair);
-                        pipeline.process(
-                            burst,
-                            &cx,
-                            &mut Egress { topology, worker: *index, now_ms, punts: &fabric.punts, scratch },
-                        );
-                        burst.clear();
-                        received.complete();
-                    }
-                }
-                Driver::Tap(tap) => {
-                    for queue in members(*queues) {
-                        let Some(mut receiver) = tap.receivers[queue].try_lock() else { continue };
-                        let outcome = receiver.fill(port.id, burst);
-                        count_received(&outcome, counters);
-                        if let Some(errno) = outcome.failed {
-                            report_failure(port, tap, errno);
-                        }
-                        if burst.is_empty() {
-                            continue;
-                        }
-                        found = true;
-                        pipeline.process(
-                            burst,
-                            &cx,
-                            &mut Egress { topology, worker: *index, now_ms, punts: &fabric.punts, scratch },
-                        );
-                        burst.clear();
-                    }
-                }
+        let mut round =
+            Round { index: *index, topology, context, punts: &fabric.punts, pipeline, burst, scratch };
+        let mut any = false;
+        let mut begin = clock::counter();
+        for (nth, RxPort { port, queues }) in topology.assignments[*index].iter().enumerate() {
+            let most = turns.packets(nth);
+            if most == 0 {
+                // It has used up its share and waits: there is something to do.
+                any = true;
+                continue;
+            }
+            round.burst.set_limit(most);
+            let packets = match &port.driver {
+                Driver::VhostUser(guest) => round.serve_guest(nth, port, guest, *queues),
+                Driver::Tap(tap) => round.serve_host(port, tap, *queues),
+            };
+            if packets > 0 {
+                any = true;
+                let end = clock::counter();
+                turns.took(nth, packets, end.wrapping_sub(begin), round.pipeline.take_search_cycles());
+                begin = end;
             }
         }
-        found
+        turns.end_round();
+        any
     }
 
     /// Takes over the newest snapshot.
@@ -332,7 +321,8 @@ impl Worker {
     }
 
     /// Takes the queues of the snapshot in use.
-    fn take_queues(&self) {
+    fn take_queues(&mut self) {
+        self.turns = Turns::new(self.topology.assignments[self.index].len());
         for RxPort { port, queues } in &self.topology.assignments[self.index] {
             for queue in members(*queues) {
                 match &port.driver {
@@ -409,8 +399,62 @@ impl Worker {
     }
 }
 
-/// The pairs among `queues` that the guest has started: the others are not worth a look.
-#[inline]
+/// What one round over the queues works with.
+struct Round<'a> {
+    index: usize,
+    topology: &'a Topology,
+    context: Context<'a>,
+    punts: &'a Punts,
+    pipeline: &'a mut Pipeline,
+    burst: &'a mut Burst,
+    scratch: &'a mut EgressScratch,
+}
+
+impl Round<'_> {
+    /// Receives a burst from each of a guest's queues, and switches it; returns how many packets there were.
+    #[inline]
+    fn serve_guest(&mut self, nth: usize, port: &Port, guest: &VhostPort, queues: PairSet) -> usize {
+        let mut packets = 0;
+        for pair in started(guest, queues) {
+            let counters = &port.counters[self.index];
+            let received = guest.receive(pair, self.burst, &mut self.scratch.vhost, counters);
+            let Some(received) = received else { continue };
+            packets += self.burst.len();
+            next_turn(&self.topology.assignments[self.index], nth, pair);
+            self.switch();
+            received.complete();
+        }
+        packets
+    }
+
+    /// The same for the host's queues.
+    fn serve_host(&mut self, port: &Port, tap: &TapPort, queues: PairSet) -> usize {
+        let mut packets = 0;
+        for queue in members(queues) {
+            let Some(mut receiver) = tap.receivers[queue].try_lock() else { continue };
+            let outcome = receiver.fill(port.id, self.burst);
+            count_received(&outcome, &port.counters[self.index]);
+            if let Some(errno) = outcome.failed {
+                report_failure(port, tap, errno);
+            }
+            if !self.burst.is_empty() {
+                packets += self.burst.len();
+                self.switch();
+            }
+        }
+        packets
+    }
+
+    /// Switches the burst and clears it.
+    #[inline]
+    fn switch(&mut self) {
+        let Self { index, topology, context, punts, pipeline, burst, scratch } = self;
+        let mut egress = Egress { topology, worker: *index, now_ms: context.now_ms, punts, scratch };
+        pipeline.process(burst, context, &mut egress);
+        burst.clear();
+    }
+}
+
 /// Has the queue that comes after this one looked at, so that its packets arrive while this one's are switched.
 fn next_turn(assigned: &[RxPort], nth: usize, pair: usize) {
     let own_next = match &assigned[nth].port.driver {
@@ -433,6 +477,8 @@ fn next_turn(assigned: &[RxPort], nth: usize, pair: usize) {
     }
 }
 
+/// The pairs among `queues` that the guest has started: the others are not worth a look.
+#[inline]
 fn started(guest: &VhostPort, queues: PairSet) -> impl Iterator<Item = usize> {
     let started = guest.started_transmitqs();
     members([queues[0] & started[0], queues[1] & started[1]])

@@ -366,6 +366,8 @@ impl Packet {
 pub struct Burst {
     packets: Box<[Packet]>,
     count: usize,
+    /// Packets that it may hold at present, at most [`BURST`].
+    limit: usize,
     segments: Vec<Segment>,
 }
 
@@ -388,6 +390,7 @@ impl Burst {
         Self {
             packets: (0..BURST).map(|_| Packet::new()).collect(),
             count: 0,
+            limit: BURST,
             segments: Vec::with_capacity(Self::SEGMENTS),
         }
     }
@@ -409,9 +412,14 @@ impl Burst {
         self.count == 0
     }
 
+    /// Lets it hold no more than `limit` packets from now on, [`BURST`] at most.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit.min(BURST);
+    }
+
     /// Packets that still fit.
     pub fn spare_packets(&self) -> usize {
-        BURST - self.count
+        self.limit.saturating_sub(self.count)
     }
 
     /// Segments that still fit.

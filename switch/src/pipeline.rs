@@ -189,6 +189,7 @@ pub struct Pipeline {
     flow_limit: Arc<AtomicUsize>,
     cycle_counter: fn() -> u64,
     bursts: u64,
+    search_cycles: u64,
     next_id: u64,
     scratch: Box<Scratch>,
     batches: Batches,
@@ -221,6 +222,7 @@ impl Pipeline {
             flow_limit: Arc::new(AtomicUsize::new(limits.max_flows)),
             cycle_counter: || 0,
             bursts: 0,
+            search_cycles: 0,
             next_id: u64::from(limits.worker) << 48,
             scratch: Box::new(Scratch {
                 keys: [FlowKey::default(); BURST],
@@ -275,16 +277,7 @@ impl Pipeline {
             add(&self.stats.timed_exact_lookups, asked * u64::from(watch.runs));
         }
         if !pending.as_slice().is_empty() {
-            let asked = pending.as_slice().len() as u64;
-            pending = self.ask_classifier(in_port, &port.union, pending);
-            watch.lap(&self.stats.timed_classifier_cycles);
-            add(&self.stats.timed_classifier_lookups, asked * u64::from(watch.runs));
-        }
-        if !pending.as_slice().is_empty() {
-            let begin = (self.cycle_counter)();
-            self.ask_slow_path(burst, in_port, &mut port, &pending, cx);
-            watch.lap = (self.cycle_counter)();
-            add(&self.stats.upcall_cycles, watch.lap.wrapping_sub(begin));
+            self.search(burst, in_port, &mut port, pending, cx, &mut watch);
         }
         self.carry_out(burst, in_port, cx.now_ms, out);
         self.batches.flush(burst, out);
@@ -295,6 +288,40 @@ impl Pipeline {
         self.ports[in_port.index()] = Some(port);
         add(&self.stats.bursts, 1);
         add(&self.stats.packets, burst.len() as u64);
+    }
+
+    /// Passes 3 and 4, for packets that the exact-match cache does not know.
+    fn search(
+        &mut self,
+        burst: &Burst,
+        in_port: PortId,
+        port: &mut IngressPort,
+        mut pending: Pending,
+        cx: &Context<'_>,
+        watch: &mut Stopwatch,
+    ) {
+        let begin = (self.cycle_counter)();
+        let asked = pending.as_slice().len() as u64;
+        pending = self.ask_classifier(in_port, &port.union, pending);
+        let mut end = (self.cycle_counter)();
+        if watch.runs {
+            add(&self.stats.timed_classifier_cycles, end.wrapping_sub(begin));
+            add(&self.stats.timed_classifier_lookups, asked);
+        }
+        if !pending.as_slice().is_empty() {
+            let searched = end;
+            self.ask_slow_path(burst, in_port, port, &pending, cx);
+            end = (self.cycle_counter)();
+            add(&self.stats.upcall_cycles, end.wrapping_sub(searched));
+        }
+        watch.lap = end;
+        self.search_cycles += end.wrapping_sub(begin);
+    }
+
+    /// Cycles that searching behind the exact-match cache took since the last call.
+    #[inline]
+    pub fn take_search_cycles(&mut self) -> u64 {
+        std::mem::take(&mut self.search_cycles)
     }
 
     /// Housekeeping, about once a second.
