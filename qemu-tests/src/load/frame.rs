@@ -63,7 +63,7 @@ pub fn write(buffer: &mut [u8], udp: &Udp, stamp: Stamp) -> usize {
     LEN
 }
 
-/// The stamp of a frame that [`write`] made; `None` for any other.
+/// The stamp of a frame that `write` made; `None` for any other.
 pub fn stamp(frame: &[u8]) -> Option<Stamp> {
     let number = |at: usize| frame.get(at..at + 8)?.try_into().ok().map(u64::from_be_bytes);
     if frame.get(PAYLOAD..PAYLOAD + 2)? != MAGIC.to_be_bytes() {
