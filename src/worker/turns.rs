@@ -7,8 +7,7 @@
 //! meanwhile wait in the ring of the guest that sent them.
 //!
 //! Cycles of searching count several times. Ordinary traffic spends next to none on it, as the exact-match cache knows its
-//! flows; traffic that is made to miss, all. It is left with less than a fair share, so that to attack the caches takes
-//! less from others than plain flooding does.
+//! flows; traffic that is made to miss, all. It is left with less than a fair share of the time.
 //!
 //! A turn is short, too: where packets are so dear that a whole burst of them would keep the others waiting, the port gets
 //! fewer at once, down to one.

@@ -217,7 +217,7 @@ impl Span {
     ///
     /// The headers that a poll-mode driver sees and sends are nearly always the same few bytes in a line of their own. Left
     /// unwritten, that line stays in both caches, and half of the lines that a small frame moves between the processors do
-    /// not move: between distant cores a quarter more packets.
+    /// not move.
     ///
     /// # Panics
     /// If the span is shorter.
