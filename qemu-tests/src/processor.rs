@@ -60,6 +60,14 @@ pub fn waited_ns(process: &Process, thread: i32) -> Result<u64> {
     text.split_whitespace().nth(1).unwrap_or_default().parse().context(path)
 }
 
+/// How often a thread gave its processor up to wait for something: a lock, memory, a packet.
+pub fn blocked(process: &Process, thread: i32) -> Result<u64> {
+    let path = format!("/proc/{}/task/{thread}/status", process.pid());
+    let text = fs::read_to_string(&path).context(&path)?;
+    let count = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count.unwrap_or_default().trim().parse().context(path)
+}
+
 fn pin(thread: i32, cpus: &[usize]) -> Result<()> {
     // SAFETY: the set is plain bits, all zero is the empty set.
     let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };

@@ -7,13 +7,13 @@ use std::fmt::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vsteer_qemu_tests::ensure;
 use vsteer_qemu_tests::failure::Result;
 use vsteer_qemu_tests::group::Group;
 use vsteer_qemu_tests::load::frame::{self, Udp};
 use vsteer_qemu_tests::load::traffic::{Account, Late, Traffic};
 use vsteer_qemu_tests::processor;
 use vsteer_qemu_tests::world::World;
+use vsteer_qemu_tests::{ensure, fail};
 
 /// The processor of everything but the worker, which has processor 1.
 const OTHER_CPU: usize = 0;
@@ -27,15 +27,32 @@ const OFF_PROCESSOR_NS: u64 = 200_000;
 #[test]
 fn replaced_rules_neither_lose_nor_hold_packets() -> Result<()> {
     let mut group = Group::new("load", World::busy(&["a", "b"])?, Duration::from_secs(120));
-    group.step("without a change", |world| steady(world, None));
+    group.step("without a change", |world| unheld(world, None));
     group.step("10 000 rules replaced again and again", |world| {
-        steady(world, Some(Duration::from_millis(300)))
+        unheld(world, Some(Duration::from_millis(300)))
     });
     group.finish()
 }
 
-/// Three seconds of load; in each `interval`, if there is one, all rules but those of the load give way to others.
-fn steady(world: &mut World, interval: Option<Duration>) -> Result<String> {
+/// Runs [`steady`] until no packet was held without an explanation, three times at most.
+///
+/// When the host of a virtual machine takes a processor away for some milliseconds, nothing in the machine tells. A switch
+/// that holds packets when rules are replaced does so in every attempt, as each has several replacements.
+fn unheld(world: &mut World, interval: Option<Duration>) -> Result<String> {
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let (text, first) = steady(world, interval)?;
+        match first {
+            None => return Ok(text),
+            Some(late) => held.push(format!("{text}; the first: {late:?}")),
+        }
+    }
+    fail!("packets were held in every attempt:\n{}", held.join("\n"))
+}
+
+/// Three seconds of load; in each `interval`, if there is one, all rules but those of the load give way to others. Returns
+/// what happened, and the first packet that was held although nobody was off its processor.
+fn steady(world: &mut World, interval: Option<Duration>) -> Result<(String, Option<Late>)> {
     let worker = processor::part_workers(world.switch.process(), OTHER_CPU)?;
     let mut control = world.control()?;
     control.replace_rules(&bystanders(0))?;
@@ -43,6 +60,7 @@ fn steady(world: &mut World, interval: Option<Duration>) -> Result<String> {
     let limit_ns = u64::try_from(HOLD.as_nanos())?;
     let mut traffic = Traffic::between(world, "a", "b", clock, limit_ns)?;
     let process = world.switch.process();
+    let blocked_before = processor::blocked(process, worker)?;
 
     let (account, pauses, replaced) = thread::scope(|scope| -> Result<(Account, Vec<Pause>, u32)> {
         let replacer = scope.spawn(move || -> Result<u32> {
@@ -101,8 +119,9 @@ fn steady(world: &mut World, interval: Option<Duration>) -> Result<String> {
         "{text}\n{}",
         world.switch.ctl_text("stats")?
     );
-    ensure!(unexplained.is_empty(), "{text}; the first: {:?}", unexplained[0]);
-    Ok(text)
+    let blocked = processor::blocked(process, worker)? - blocked_before;
+    ensure!(blocked == 0, "the worker waited for somebody {blocked} times: {text}");
+    Ok((text, unexplained.first().map(|&&late| late)))
 }
 
 /// One of 256 flows, which all go from a to b.
