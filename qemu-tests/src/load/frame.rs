@@ -35,6 +35,8 @@ impl Udp {
 /// What a frame says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
+    /// Which traffic it is of.
+    pub stream: u32,
     /// Counts from 0, by sender.
     pub sequence: u64,
     /// Nanoseconds from the clock's start to when it was sent.
@@ -59,7 +61,7 @@ pub fn write(buffer: &mut [u8], udp: &Udp, stamp: Stamp) -> usize {
     frame[PAYLOAD..PAYLOAD + 2].copy_from_slice(&MAGIC.to_be_bytes());
     frame[44..52].copy_from_slice(&stamp.sequence.to_be_bytes());
     frame[52..60].copy_from_slice(&stamp.sent_ns.to_be_bytes());
-    frame[60..].fill(0);
+    frame[60..].copy_from_slice(&stamp.stream.to_be_bytes());
     LEN
 }
 
@@ -69,7 +71,8 @@ pub fn stamp(frame: &[u8]) -> Option<Stamp> {
     if frame.get(PAYLOAD..PAYLOAD + 2)? != MAGIC.to_be_bytes() {
         return None;
     }
-    Some(Stamp { sequence: number(44)?, sent_ns: number(52)? })
+    let stream = frame.get(60..64)?.try_into().ok().map(u32::from_be_bytes)?;
+    Some(Stamp { stream, sequence: number(44)?, sent_ns: number(52)? })
 }
 
 /// RFC 1071 over an IP header whose checksum is zero.
@@ -92,7 +95,7 @@ mod tests {
     #[test]
     fn a_frame_tells_its_stamp_and_its_header_sums_to_zero() {
         let mut buffer = [0xa5; 128];
-        let expected = Stamp { sequence: 7, sent_ns: 1 << 40 };
+        let expected = Stamp { stream: 9, sequence: 7, sent_ns: 1 << 40 };
         assert_eq!(write(&mut buffer, &Udp::between(1, 2), expected), LEN);
         assert_eq!(stamp(&buffer[..LEN]), Some(expected));
         assert_eq!(checksum(&buffer[IP..UDP]), 0);

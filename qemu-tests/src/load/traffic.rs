@@ -2,8 +2,10 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
+use crate::ensure;
 use crate::failure::{Context, Result};
 use crate::world::World;
 
@@ -37,9 +39,13 @@ pub struct Account {
     pub late: Vec<Late>,
 }
 
+/// The number of the next traffic, by which its frames are told from those of others that come to the same port.
+static NEXT_STREAM: AtomicU32 = AtomicU32::new(1);
+
 /// Frames from one driver to another.
 #[derive(Debug)]
 pub struct Traffic {
+    stream: u32,
     from: Driver,
     to: Driver,
     clock: Instant,
@@ -72,7 +78,24 @@ impl Traffic {
     }
 
     fn over([from, to]: [Driver; 2], clock: Instant, limit_ns: u64) -> Self {
-        Traffic { from, to, clock, limit_ns, expected: 0, account: Account::default() }
+        let stream = NEXT_STREAM.fetch_add(1, Ordering::Relaxed);
+        Traffic { stream, from, to, clock, limit_ns, expected: 0, account: Account::default() }
+    }
+
+    /// Sends a frame with these headers the other way, so that the switch learns where the receiver is, and waits for it.
+    ///
+    /// # Errors
+    /// It does not arrive within a second.
+    pub fn answer(&mut self, headers: &Udp) -> Result<()> {
+        let Traffic { stream, from, to, clock, .. } = self;
+        let answer = Stamp { stream: *stream, sequence: u64::MAX, sent_ns: frame::nanoseconds(*clock) };
+        to.send(1, |buffer| frame::write(buffer, headers, answer));
+        let (start, mut has_arrived) = (Instant::now(), false);
+        while !has_arrived && start.elapsed() < Duration::from_secs(1) {
+            from.receive(|bytes| has_arrived |= frame::stamp(bytes) == Some(answer));
+        }
+        ensure!(has_arrived, "the answer {headers:?} was lost");
+        Ok(())
     }
 
     /// Sends at most one burst, keeping at most `window` frames on their way. `headers` are asked for by number.
@@ -81,8 +104,9 @@ impl Traffic {
         let room = usize::try_from(window.saturating_sub(under_way)).unwrap_or(BURST);
         let sent_ns = frame::nanoseconds(self.clock);
         let mut sequence = self.account.sent;
+        let stream = self.stream;
         let sent = self.from.send(room.min(BURST), |buffer| {
-            let stamp = Stamp { sequence, sent_ns };
+            let stamp = Stamp { stream, sequence, sent_ns };
             sequence += 1;
             frame::write(buffer, &headers(stamp.sequence), stamp)
         });
@@ -90,12 +114,13 @@ impl Traffic {
         sent
     }
 
-    /// Takes what has arrived.
+    /// Takes what has arrived, and counts its own frames.
     pub fn receive(&mut self) -> usize {
-        let Traffic { to, clock, limit_ns, expected, account, .. } = self;
+        let Traffic { stream, to, clock, limit_ns, expected, account, .. } = self;
         let arrived_ns = frame::nanoseconds(*clock);
         to.receive(|bytes| {
-            let Some(Stamp { sequence, sent_ns }) = frame::stamp(bytes) else { return };
+            let own = frame::stamp(bytes).filter(|stamp| stamp.stream == *stream);
+            let Some(Stamp { sequence, sent_ns, .. }) = own else { return };
             account.received += 1;
             account.overtaken += u64::from(sequence < *expected);
             *expected = sequence + 1;
