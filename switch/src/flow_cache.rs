@@ -59,12 +59,6 @@ pub(crate) struct RelevantWords {
 impl RelevantWords {
     pub(crate) const NONE: RelevantWords = RelevantWords { words: [0; KEY_WORDS], hash: 0 };
 
-    /// Whether the first `count` words of both are the same.
-    #[inline]
-    pub(crate) fn agrees(&self, other: &RelevantWords, count: usize) -> bool {
-        same(&self.words[..count], &other.words[..count])
-    }
-
     /// Fills in the hash of the first `count` words.
     #[inline]
     pub(crate) fn hash(&mut self, seed: u64, count: usize) {
@@ -143,6 +137,20 @@ impl Union {
         for (word, &(at, mask)) in to.words.iter_mut().zip(&self.select[..self.count]) {
             *word = key[usize::from(at)] & mask;
         }
+    }
+
+    /// The same, and says whether they are those of `before`. One pass does both, as to load several words at once that were
+    /// just stored one by one would wait for the stores.
+    #[inline]
+    pub(crate) fn pick_beside(&self, key: &FlowKey, before: &RelevantWords, to: &mut RelevantWords) -> bool {
+        let (key, mut differing) = (key.words(), 0);
+        for ((word, before), &(at, mask)) in
+            to.words.iter_mut().zip(&before.words).zip(&self.select[..self.count])
+        {
+            *word = key[usize::from(at)] & mask;
+            differing |= *word ^ before;
+        }
+        differing == 0
     }
 }
 

@@ -389,30 +389,36 @@ impl Pipeline {
         *repeats = 0;
         let mut heads = Pending::NONE;
         let (depth, count, seed) = (union.depth(), union.count(), self.cache.seed(in_port));
-        let mut previous = None;
-        for ((at, packet), key) in (0_u8..).zip(burst.packets()).zip(keys.iter_mut()) {
+        let mut has_previous = false;
+        for (at, packet) in burst.packets().iter().enumerate() {
             if packet.head().len() < MIN_FRAME_BYTES {
-                fates[usize::from(at)] = Fate::Drop(DropReason::FrameTooShort);
+                fates[at] = Fate::Drop(DropReason::FrameTooShort);
                 add(&self.stats.too_short, 1);
-                previous = None;
+                has_previous = false;
                 continue;
             }
+            let key = &mut keys[at];
             extract(packet, depth, key);
-            let at_idx = usize::from(at);
-            union.pick(key, &mut relevant[at_idx]);
+            let (before, words) = relevant[..=at].split_at_mut(at);
+            let is_like_previous = match before.last() {
+                Some(before) if has_previous => union.pick_beside(key, before, &mut words[0]),
+                _ => {
+                    union.pick(key, &mut words[0]);
+                    false
+                }
+            };
+            has_previous = true;
             // While the port has no flow, nothing is known about what tells packets apart.
-            let is_repeat = count > 0
-                && previous.is_some_and(|before: usize| relevant[before].agrees(&relevant[at_idx], count));
-            previous = Some(at_idx);
-            if is_repeat {
+            if is_like_previous && count > 0 {
                 *repeats |= 1 << at;
                 continue;
             }
-            relevant[at_idx].hash(seed, count);
+            words[0].hash(seed, count);
             if self.cache.is_enabled() {
-                self.cache.prefetch(relevant[at_idx].hash);
+                self.cache.prefetch(words[0].hash);
             }
-            heads.push(at);
+            #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]
+            heads.push(at as u8);
         }
         heads
     }

@@ -14,6 +14,8 @@
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::port::PortId;
+
 /// A 48-bit Ethernet address.
 pub type MacAddr = [u8; 6];
 
@@ -147,6 +149,55 @@ impl FlowKey {
     }
 }
 
+/// Fields that share a word, written as one: caches read words as soon as extraction has written them, and a load that
+/// takes bytes of several stores waits until all of them are done.
+impl FlowKey {
+    /// Fills words 0 to 3: `addresses` are destination and source, `eth_type` is as keys hold it.
+    #[inline]
+    pub(crate) fn set_link(
+        &mut self,
+        in_port: PortId,
+        addresses: &[u8; 12],
+        eth_type: u16,
+        tags: [VlanTag; 2],
+    ) {
+        let [dst_and_src @ .., s2, s3, s4, s5] = *addresses;
+        let [t0, t1] = eth_type.to_be_bytes();
+        let [w0, w1, w2, w3, ..] = self.words_mut();
+        *w0 = word(u32::from(in_port.number()).to_ne_bytes(), [0; 4]);
+        *w1 = u64::from_ne_bytes(dst_and_src);
+        *w2 = word([s2, s3, s4, s5], [t0, t1, 0, 0]);
+        *w3 = zerocopy::transmute!(tags);
+    }
+
+    /// Fills word 4.
+    #[inline]
+    pub(crate) fn set_ip(&mut self, protocol: u8, tos: u8, ttl: u8, fragment: u8, label: u32) {
+        self.words_mut()[4] = word([protocol, tos, ttl, fragment], label.to_be_bytes());
+    }
+
+    /// Fills the second halves of both IP addresses, words 6 and 8, with IPv4 addresses.
+    #[inline]
+    pub(crate) fn set_ipv4_addresses(&mut self, src: [u8; 4], dst: [u8; 4]) {
+        self.words_mut()[6] = word([0; 4], src);
+        self.words_mut()[8] = word([0; 4], dst);
+    }
+
+    /// Fills word 9.
+    #[inline]
+    pub(crate) fn set_ports(&mut self, src: U16, dst: U16, tcp_flags: u16) {
+        let ([s0, s1], [d0, d1], [f0, f1]) = (src.to_bytes(), dst.to_bytes(), tcp_flags.to_be_bytes());
+        self.words_mut()[9] = word([s0, s1, d0, d1], [f0, f1, 0, 0]);
+    }
+}
+
+/// The word whose bytes in memory are these. Put together from halves, each of which can be loaded at once.
+#[inline]
+fn word(first: [u8; 4], second: [u8; 4]) -> u64 {
+    let [first, second] = [first, second].map(|half| u64::from(u32::from_le_bytes(half)));
+    u64::from_le(first | second << 32)
+}
+
 /// How deep into the headers a key is filled. Each depth fills all words of the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Depth {
@@ -221,6 +272,34 @@ mod tests {
         assert_eq!(mask.depth(), Depth::Network);
         mask.0.tp_src = U16::new(1);
         assert_eq!(mask.depth(), Depth::Transport);
+    }
+
+    #[test]
+    fn fields_that_are_written_together_land_in_their_places() {
+        let mut key = FlowKey::default();
+        let tags = [VlanTag { tpid: U16::new(0x8100), tci: U16::new(7) }, VlanTag::default()];
+        key.set_link(PortId::ZERO, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], 0x800, tags);
+        key.set_ip(17, 1, 64, 3, 0x12345);
+        key.set_ipv4_addresses([10, 0, 0, 1], [10, 0, 0, 2]);
+        key.set_ports(U16::new(1000), U16::new(53), 0x12);
+        let mut expected = FlowKey {
+            eth_dst: [1, 2, 3, 4, 5, 6],
+            eth_src: [7, 8, 9, 10, 11, 12],
+            eth_type: U16::new(0x800),
+            vlan: tags,
+            ip_proto: 17,
+            ip_tos: 1,
+            ip_ttl: 64,
+            ip_frag: 3,
+            ipv6_label: U32::new(0x12345),
+            tp_src: U16::new(1000),
+            tp_dst: U16::new(53),
+            tcp_flags: U16::new(0x12),
+            ..FlowKey::default()
+        };
+        expected.ip_src[12..].copy_from_slice(&[10, 0, 0, 1]);
+        expected.ip_dst[12..].copy_from_slice(&[10, 0, 0, 2]);
+        assert_eq!(key, expected);
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! same zero for each packet of a flow; padding behind the IP packet must never be read, and is not.
 
 use zerocopy::FromBytes;
-use zerocopy::byteorder::big_endian::{U16, U32};
+use zerocopy::byteorder::big_endian::U16;
 
 use super::key::{Depth, FRAG_LATER, FlowKey, VlanTag};
 use crate::packet::Packet;
@@ -40,20 +40,13 @@ pub fn extract(packet: &Packet, depth: Depth, key: &mut FlowKey) {
 #[inline]
 fn extract_link(packet: &Packet, key: &mut FlowKey) -> Option<Link> {
     let head = packet.head();
-    key.in_port = u32::from(packet.in_port.number());
-    key.recirc_id = U32::ZERO;
-    key.reserved1 = 0;
-    let link = Link::parse(head);
     // A head that parses has both addresses; asking for them again costs nothing as the compiler sees the first check.
-    let (Some(link), Some(addresses)) = (link, head.first_chunk::<{ ethernet::ADDRESSES_LEN }>()) else {
-        key.words_mut()[1..Depth::Link.words()].fill(0);
+    let (Some(link), Some(addresses)) = (Link::parse(head), head.first_chunk()) else {
+        key.set_link(packet.in_port, &[0; ethernet::ADDRESSES_LEN], 0, [VlanTag::default(); 2]);
         return None;
     };
-    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = *addresses;
-    key.eth_dst = [d0, d1, d2, d3, d4, d5];
-    key.eth_src = [s0, s1, s2, s3, s4, s5];
-    key.eth_type = U16::new(if link.eth_type < ETH_TYPE_MIN { ETH_TYPE_LENGTH } else { link.eth_type });
-    key.vlan = link.tags.map(VlanTag::in_key);
+    let eth_type = if link.eth_type < ETH_TYPE_MIN { ETH_TYPE_LENGTH } else { link.eth_type };
+    key.set_link(packet.in_port, addresses, eth_type, link.tags.map(VlanTag::in_key));
     Some(link)
 }
 
@@ -72,38 +65,35 @@ fn extract_deep(packet: &Packet, link: Option<Link>, depth: Depth, key: &mut Flo
         }
         _ => None,
     };
-    let Some(upper) = upper else { return };
-    key.ip_proto = upper.protocol;
-    key.ip_frag = upper.fragment;
-    if depth == Depth::Transport && upper.fragment & FRAG_LATER == 0 {
+    if let Some(upper) = upper
+        && depth == Depth::Transport
+        && upper.fragment & FRAG_LATER == 0
+    {
         extract_transport(link.eth_type, upper.protocol, upper.payload(bytes), key);
     }
 }
 
 fn extract_ipv4(bytes: &[u8], available: usize, key: &mut FlowKey) -> Option<Upper> {
     let header = ipv4::Header::parse(bytes, available)?;
-    key.ip_tos = header.tos;
-    key.ip_ttl = header.ttl;
-    key.ip_src[12..].copy_from_slice(&header.src);
-    key.ip_dst[12..].copy_from_slice(&header.dst);
-    Some(header.upper())
+    let upper = header.upper();
+    key.set_ip(upper.protocol, header.tos, header.ttl, upper.fragment, 0);
+    key.set_ipv4_addresses(header.src, header.dst);
+    Some(upper)
 }
 
 fn extract_ipv6(bytes: &[u8], available: usize, key: &mut FlowKey) -> Option<Upper> {
     let header = ipv6::Header::parse(bytes, available)?;
-    key.ip_tos = header.traffic_class();
-    key.ip_ttl = header.hop_limit;
-    key.ipv6_label = U32::new(header.flow_label());
-    key.ip_src = header.src;
-    key.ip_dst = header.dst;
-    Some(header.upper(bytes))
+    let upper = header.upper(bytes);
+    let (tos, label) = (header.traffic_class(), header.flow_label());
+    key.set_ip(upper.protocol, tos, header.hop_limit, upper.fragment, label);
+    (key.ip_src, key.ip_dst) = (header.src, header.dst);
+    Some(upper)
 }
 
 fn extract_arp(bytes: &[u8], depth: Depth, key: &mut FlowKey) {
     let Some(packet) = arp::Packet::parse(bytes) else { return };
     key.ip_proto = u8::try_from(packet.operation.get()).unwrap_or(0);
-    key.ip_src[12..].copy_from_slice(&packet.spa);
-    key.ip_dst[12..].copy_from_slice(&packet.tpa);
+    key.set_ipv4_addresses(packet.spa, packet.tpa);
     if depth == Depth::Transport {
         key.hw_src = packet.sha;
         key.hw_dst = packet.tha;
@@ -115,16 +105,15 @@ fn extract_transport(eth_type: u16, protocol: u8, bytes: &[u8], key: &mut FlowKe
     match (protocol, eth_type) {
         (tcp::PROTOCOL, _) => {
             let Ok((header, _)) = tcp::Header::ref_from_prefix(bytes) else { return };
-            (key.tp_src, key.tp_dst) = (header.src_port, header.dst_port);
-            key.tcp_flags = U16::new(header.flags());
+            key.set_ports(header.src_port, header.dst_port, header.flags());
         }
         (udp::PROTOCOL, _) => {
             let Ok((header, _)) = udp::Header::ref_from_prefix(bytes) else { return };
-            (key.tp_src, key.tp_dst) = (header.src_port, header.dst_port);
+            key.set_ports(header.src_port, header.dst_port, 0);
         }
         (sctp::PROTOCOL, _) => {
             let Ok((header, _)) = sctp::Header::ref_from_prefix(bytes) else { return };
-            (key.tp_src, key.tp_dst) = (header.src_port, header.dst_port);
+            key.set_ports(header.src_port, header.dst_port, 0);
         }
         (icmp::PROTOCOL_V4, ethernet::TYPE_IPV4) => extract_icmp(bytes, key),
         (icmp::PROTOCOL_V6, ethernet::TYPE_IPV6) => {
@@ -140,6 +129,5 @@ fn extract_transport(eth_type: u16, protocol: u8, bytes: &[u8], key: &mut FlowKe
 
 fn extract_icmp(bytes: &[u8], key: &mut FlowKey) {
     let Ok((header, _)) = icmp::Header::ref_from_prefix(bytes) else { return };
-    key.tp_src = U16::new(u16::from(header.kind));
-    key.tp_dst = U16::new(u16::from(header.code));
+    key.set_ports(U16::new(header.kind.into()), U16::new(header.code.into()), 0);
 }

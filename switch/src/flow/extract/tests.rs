@@ -3,6 +3,8 @@ use crate::packet::{HEAD_CAPACITY, Offload};
 use crate::wire::golden::{self, FD00_1, FD00_2, load};
 use crate::wire::layers::Layers;
 
+use zerocopy::byteorder::big_endian::U32;
+
 use super::*;
 
 const MAC_1: MacAddr = [2, 0, 0, 0, 0, 1];
