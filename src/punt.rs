@@ -225,7 +225,7 @@ mod tests {
     const WHOLE: Punt = Punt { max_len: u16::MAX, id: 1 };
 
     fn frame(bytes: &[u8]) -> Frame<'_> {
-        Frame { head: bytes, tail: Tail::EMPTY, offload: Offload::default() }
+        Frame { head: bytes, tail: Tail::EMPTY, offload: &Offload::NONE }
     }
 
     #[test]

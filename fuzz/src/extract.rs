@@ -208,12 +208,12 @@ fn naive_sum(mut sum: u32, bytes: &[u8]) -> u32 {
 }
 
 fn check_egress(frame: &Frame<'_>, caps: OffloadCaps, max_frame_bytes: u16) -> Outcome {
-    let (original, offload) = (bytes_of(frame), frame.offload);
+    let (original, offload) = (bytes_of(frame), *frame.offload);
     let max_frame_bytes =
         if max_frame_bytes.is_multiple_of(2) { usize::MAX } else { usize::from(max_frame_bytes) };
     let mut emitted = Vec::new();
     let result = Finisher::new().finish(frame, caps, max_frame_bytes, |frame| {
-        emitted.push((bytes_of(frame), frame.offload));
+        emitted.push((bytes_of(frame), *frame.offload));
         Ok(())
     });
     assert_eq!(bytes_of(frame), original, "the frame itself is never written");

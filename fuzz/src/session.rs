@@ -185,7 +185,7 @@ impl Worker {
             received.complete();
         }
         let bytes = [0x5a; FRAME_BYTES];
-        let frame = Frame { head: &bytes, tail: Tail::EMPTY, offload: Offload::default() };
+        let frame = Frame { head: &bytes, tail: Tail::EMPTY, offload: &Offload::NONE };
         let frames = &[frame; BURST][..frames % (BURST + 1)];
         self.offered += frames.len() as u64;
         match port.transmit(0) {

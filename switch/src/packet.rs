@@ -24,6 +24,9 @@ pub const BURST: usize = 32;
 /// Free bytes before a fresh head: room for two VLAN tags and a tunnel's outer headers.
 pub const HEADROOM: usize = 64;
 
+#[allow(clippy::cast_possible_truncation, reason = "a small constant")]
+const HEADROOM_U16: u16 = HEADROOM as u16;
+
 /// Bytes of a frame that are copied into its head, if the frame has as many. It holds the longest headers that the
 /// switch reads: Ethernet, two tags, IPv6 with extension headers, TCP with all its options.
 pub const HEAD_CAPACITY: usize = 192;
@@ -79,6 +82,10 @@ pub struct Offload {
 }
 
 impl Offload {
+    /// Nothing is put off.
+    pub const NONE: Self =
+        Self { checksum: Checksum::Unknown, gso: GsoKind::None, gso_ecn: false, gso_size: 0, header_len: 0 };
+
     /// Moves the positions in the frame by `delta` bytes, after a tag was pushed (positive) or popped.
     pub fn shift(&mut self, delta: i16) {
         if let Checksum::Partial { start, .. } = &mut self.checksum {
@@ -242,7 +249,7 @@ pub struct Frame<'a> {
     /// The rest, where it lies.
     pub tail: Tail<'a>,
     /// Work put off to the egress port.
-    pub offload: Offload,
+    pub offload: &'a Offload,
 }
 
 impl Frame<'_> {
@@ -285,19 +292,12 @@ impl fmt::Debug for Packet {
 }
 
 impl Packet {
-    #[allow(clippy::cast_possible_truncation, reason = "HEADROOM is a small constant")]
     const fn new() -> Self {
         Self {
             in_port: PortId::ZERO,
-            start: HEADROOM as u16,
+            start: HEADROOM_U16,
             head_len: 0,
-            offload: Offload {
-                checksum: Checksum::Unknown,
-                gso: GsoKind::None,
-                gso_ecn: false,
-                gso_size: 0,
-                header_len: 0,
-            },
+            offload: Offload::NONE,
             tail: TailRange { first: 0, skip: 0, len: 0 },
             buf: [0; HEADROOM + HEAD_CAPACITY],
         }
@@ -307,12 +307,24 @@ impl Packet {
     pub fn of_bytes(in_port: PortId, bytes: &[u8]) -> Self {
         let mut packet = Self { in_port, ..Self::new() };
         let head = &bytes[..bytes.len().min(HEAD_CAPACITY)];
-        #[allow(clippy::cast_possible_truncation, reason = "HEADROOM and HEAD_CAPACITY are small constants")]
+        #[allow(clippy::cast_possible_truncation, reason = "HEAD_CAPACITY is a small constant")]
         {
-            (packet.start, packet.head_len) = (HEADROOM as u16, head.len() as u16);
+            packet.head_len = head.len() as u16;
         }
         packet.head_mut().copy_from_slice(head);
         packet
+    }
+
+    /// Copies `from` to a fresh head, behind the `at` bytes that are there; returns its length. What does not fit is a panic.
+    #[inline]
+    fn copy_in(&mut self, at: u16, from: Segment) -> u16 {
+        let to = &mut self.buf[HEADROOM + usize::from(at)..][..from.len()];
+        // SAFETY: the segment is readable (Segment invariant 1), `to` is as long, and our own memory.
+        unsafe { short_copy::copy(from.ptr, to.as_mut_ptr(), from.len()) };
+        #[allow(clippy::cast_possible_truncation, reason = "it fitted a head")]
+        {
+            from.len() as u16
+        }
     }
 
     /// The head.
@@ -440,7 +452,8 @@ impl Burst {
     }
 
     /// The packet at `index` as an egress port takes it.
-    #[inline]
+    // Inlined, or the frame would be passed through memory: see `push`.
+    #[inline(always)]
     pub fn frame(&self, index: usize) -> Frame<'_> {
         let packet = &self.packets()[index];
         let TailRange { first, skip, len } = packet.tail;
@@ -449,7 +462,7 @@ impl Burst {
         } else {
             Tail { segments: &self.segments[first as usize..], skip: skip as usize, len: len as usize }
         };
-        Frame { head: packet.head(), tail, offload: packet.offload }
+        Frame { head: packet.head(), tail, offload: &packet.offload }
     }
 
     /// Appends a packet made of `segments`: copies its head and keeps the rest as its tail.
@@ -459,43 +472,49 @@ impl Burst {
     ///
     /// # Panics
     /// If the burst has no room.
-    #[inline]
+    // Inlined, or `offload` would be passed through memory: written field by field, and read back as a whole at once.
+    #[inline(always)]
     pub fn push(&mut self, in_port: PortId, offload: Offload, segments: &[Segment]) {
         assert!(self.count < BURST && segments.len() <= self.spare_segments());
         let packet = &mut self.packets[self.count];
         packet.in_port = in_port;
         packet.offload = offload;
-        #[allow(clippy::cast_possible_truncation, reason = "HEADROOM is a small constant")]
-        {
-            packet.start = HEADROOM as u16;
+        match segments {
+            // The common case: one piece that is all head.
+            [whole] if whole.len() <= HEAD_CAPACITY => {
+                packet.start = HEADROOM_U16;
+                packet.tail = TailRange::default();
+                packet.head_len = packet.copy_in(0, *whole);
+            }
+            _ => Self::split(packet, segments, &mut self.segments),
         }
-        let mut head_len = 0;
-        let mut rest = segments;
-        let mut skip = 0;
+        self.count += 1;
+    }
+
+    /// Copies as much of `from` as the head takes, and keeps the rest in `segments`.
+    fn split(packet: &mut Packet, from: &[Segment], segments: &mut Vec<Segment>) {
+        packet.start = HEADROOM_U16;
+        packet.head_len = 0;
+        let (mut rest, mut skip) = (from, 0);
         while let Some(segment) = rest.first() {
-            let take = segment.len().min(HEAD_CAPACITY - head_len);
-            let to = &mut packet.buf[HEADROOM + head_len..][..take];
-            // SAFETY: `take` bytes are readable at the segment's start (Segment invariant 1) and writable in `to`, which
-            // is our own memory.
-            unsafe { short_copy::copy(segment.ptr, to.as_mut_ptr(), take) };
-            head_len += take;
+            let take = segment.len().min(HEAD_CAPACITY - usize::from(packet.head_len));
+            #[allow(clippy::cast_possible_truncation, reason = "at most HEAD_CAPACITY")]
+            let piece = Segment { ptr: segment.ptr, len: take as u32 };
+            packet.head_len += packet.copy_in(packet.head_len, piece);
             if take < segment.len() {
                 skip = take;
                 break;
             }
             rest = &rest[1..];
         }
-        let tail_len: usize = rest.iter().map(Segment::len).sum::<usize>() - skip;
+        let len: usize = rest.iter().map(Segment::len).sum::<usize>() - skip;
         #[allow(
             clippy::cast_possible_truncation,
             reason = "bounded by HEAD_CAPACITY, SEGMENTS and MAX_FRAME_BYTES"
         )]
         {
-            packet.head_len = head_len as u16;
-            packet.tail =
-                TailRange { first: self.segments.len() as u32, skip: skip as u32, len: tail_len as u32 };
+            packet.tail = TailRange { first: segments.len() as u32, skip: skip as u32, len: len as u32 };
         }
-        self.segments.extend_from_slice(rest);
-        self.count += 1;
+        segments.extend_from_slice(rest);
     }
 }

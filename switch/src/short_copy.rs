@@ -13,6 +13,12 @@ use std::ptr;
 /// Longest piece that is copied in place; longer ones go to the library.
 const LONGEST: usize = 256;
 
+/// Sixteen bytes in a register.
+#[cfg(target_arch = "x86_64")]
+type Wide = std::arch::x86_64::__m128i;
+#[cfg(not(target_arch = "x86_64"))]
+type Wide = u128;
+
 /// Copies `len` bytes from `from` to `to`.
 ///
 /// # Safety
@@ -22,39 +28,67 @@ const LONGEST: usize = 256;
 pub unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     match len {
         // SAFETY: 8 <= len <= 16; the rest is passed on (1, 2).
-        8..=16 => unsafe { two::<8>(from, to, len) },
+        8..=16 => unsafe { two::<u64, 1>(from, to, len) },
         // SAFETY: 16 <= len <= 32; the rest is passed on (1, 2).
-        17..=32 => unsafe { two::<16>(from, to, len) },
+        17..=32 => unsafe { two::<Wide, 1>(from, to, len) },
         // SAFETY: 32 <= len <= 64; the rest is passed on (1, 2).
-        33..=64 => unsafe { two::<32>(from, to, len) },
+        33..=64 => unsafe { two::<Wide, 2>(from, to, len) },
         // SAFETY: 64 <= len <= 128; the rest is passed on (1, 2).
-        65..=128 => unsafe { two::<64>(from, to, len) },
+        65..=128 => unsafe { two::<Wide, 4>(from, to, len) },
         // SAFETY: 128 <= len <= 256; the rest is passed on (1, 2).
-        129..=LONGEST => unsafe { two::<128>(from, to, len) },
+        129..=LONGEST => unsafe { two::<Wide, 8>(from, to, len) },
         // SAFETY: passed on (1, 2).
         _ => unsafe { ptr::copy_nonoverlapping(from, to, len) },
     }
 }
 
-/// Copies the first and the last `N` of `len` bytes, which overlap or meet.
+/// Copies the first and the last `N` registers full of `len` bytes, which overlap or meet.
+///
+/// All of a half is loaded before any of it is stored, and in registers: as an array of bytes it would go by way of the stack.
 ///
 /// # Safety
-/// As [`copy`], and `N <= len <= 2 * N`.
+/// As [`copy`], and `N * size_of::<T>() <= len <= 2 * N * size_of::<T>()`.
 #[inline]
-unsafe fn two<const N: usize>(from: *const u8, to: *mut u8, len: usize) {
-    let rest = len - N;
-    // SAFETY: `N <= len` bytes are readable; an array of bytes needs no alignment.
-    let first = unsafe { from.cast::<[u8; N]>().read() };
-    // SAFETY: `rest + N = len`.
+unsafe fn two<T: Copy, const N: usize>(from: *const u8, to: *mut u8, len: usize) {
+    let rest = len - N * size_of::<T>();
+    // SAFETY: the first `N * size_of::<T>()` of `len` bytes.
+    let first = unsafe { load::<T, N>(from) };
+    // SAFETY: `rest + N * size_of::<T>() = len`.
     let last_from = unsafe { from.add(rest) };
-    // SAFETY: the last `N` of `len` readable bytes.
-    let last = unsafe { last_from.cast::<[u8; N]>().read() };
-    // SAFETY: `N <= len` bytes are writable.
-    unsafe { to.cast::<[u8; N]>().write(first) };
-    // SAFETY: `rest + N = len`.
+    // SAFETY: the last of `len` bytes.
+    let last = unsafe { load::<T, N>(last_from) };
+    // SAFETY: as above, writable.
+    unsafe { store(to, first) };
+    // SAFETY: as above.
     let last_to = unsafe { to.add(rest) };
-    // SAFETY: the last `N` of `len` writable bytes.
-    unsafe { last_to.cast::<[u8; N]>().write(last) };
+    // SAFETY: as above.
+    unsafe { store(last_to, last) };
+}
+
+/// # Safety
+/// `N` values are readable at `from`, which need not be aligned; any bits are a `T`.
+#[inline]
+unsafe fn load<T: Copy, const N: usize>(from: *const u8) -> [T; N] {
+    let from = from.cast::<T>();
+    std::array::from_fn(|nth| {
+        // SAFETY: `nth < N`.
+        let at = unsafe { from.add(nth) };
+        // SAFETY: readable, by the caller.
+        unsafe { at.read_unaligned() }
+    })
+}
+
+/// # Safety
+/// `N` values are writable at `to`, which need not be aligned.
+#[inline]
+unsafe fn store<T: Copy, const N: usize>(to: *mut u8, values: [T; N]) {
+    let to = to.cast::<T>();
+    for (nth, value) in values.into_iter().enumerate() {
+        // SAFETY: `nth < N`.
+        let at = unsafe { to.add(nth) };
+        // SAFETY: writable, by the caller.
+        unsafe { at.write_unaligned(value) };
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod common;
 
 use common::*;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use vsteer_switch::packet::{BURST, Burst, Frame, Tail};
+use vsteer_switch::packet::{BURST, Burst, Frame, Offload, Tail};
 use vsteer_vhost::net::port::Scratch;
 
 const RING: u16 = 256;
@@ -99,7 +99,7 @@ fn enqueue(criterion: &mut Criterion) {
         let mut guest = guest(&host, 0, len, shape);
         let mut scratch = Scratch::default();
         let bytes = frame(len as usize, 1);
-        let frames = [Frame { head: &bytes, tail: Tail::EMPTY, offload: Default::default() }; BURST];
+        let frames = [Frame { head: &bytes, tail: Tail::EMPTY, offload: &Offload::NONE }; BURST];
         let buffers = if shape == Shape::Merged { 2 } else { 1 } * BURST as u16;
         group.bench_function(name, |bencher| {
             bencher.iter(|| {

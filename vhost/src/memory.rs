@@ -192,7 +192,7 @@ impl Span {
 
     /// The same for a frame that is written behind a header: the frame's line arrives as our own, so that the stores need
     /// not wait for the guest's copy to go. So does the header's, unless it is left alone: see
-    /// [`write_if_new`](Self::write_if_new).
+    /// [`NetHeader::write_if_new`](crate::net::header::NetHeader::write_if_new).
     #[inline]
     pub(crate) fn prefetch_to_write(&self) {
         let in_line = self.host.as_ptr() as usize % CACHE_LINE;
@@ -208,29 +208,34 @@ impl Span {
 
     /// Whether the first `len` bytes end where a cache line ends.
     #[inline]
-    fn ends_line(&self, len: usize) -> bool {
+    pub(crate) fn ends_line(&self, len: usize) -> bool {
         (self.host.as_ptr() as usize).wrapping_add(len).is_multiple_of(CACHE_LINE)
     }
 
-    /// Copies `bytes`, a header, to the start of the span, unless they are there already and nothing else is written to their
-    /// cache line.
-    ///
-    /// The headers that a poll-mode driver sees and sends are nearly always the same few bytes in a line of their own. Left
-    /// unwritten, that line stays in both caches, and half of the lines that a small frame moves between the processors do
-    /// not move.
+    /// The `N` bytes from `offset` on, read once.
     ///
     /// # Panics
-    /// If the span is shorter.
+    /// If the span ends before them.
     #[inline]
-    pub(crate) fn write_if_new<const N: usize>(&self, bytes: &[u8; N], len: usize) {
-        if len == N && self.ends_line(N) {
-            let mut present = [0; N];
-            self.read(&mut present);
-            if present == *bytes {
-                return;
-            }
-        }
-        self.write(&bytes[..len]);
+    pub(crate) fn load<const N: usize>(&self, offset: usize) -> [u8; N] {
+        assert!(offset + N <= self.len());
+        // SAFETY: the bytes are inside the span by the assertion.
+        let at = unsafe { self.host.add(offset) };
+        // SAFETY: they are mapped (Span invariant 1), and an array of bytes needs no alignment.
+        unsafe { at.cast::<[u8; N]>().read() }
+    }
+
+    /// Writes `bytes` from `offset` on.
+    ///
+    /// # Panics
+    /// If the span ends before them.
+    #[inline]
+    pub(crate) fn store<const N: usize>(&self, offset: usize, bytes: [u8; N]) {
+        assert!(offset + N <= self.len());
+        // SAFETY: the bytes are inside the span by the assertion.
+        let at = unsafe { self.host.add(offset) };
+        // SAFETY: they are mapped (Span invariant 1), and an array of bytes needs no alignment.
+        unsafe { at.cast::<[u8; N]>().write(bytes) }
     }
 }
 

@@ -260,7 +260,7 @@ impl TapTransmitter {
 
     /// Writes one frame of at most [`MAX_FRAME_BYTES`] bytes from where it lies.
     fn write_frame(&self, frame: &Frame<'_>) -> io::Result<()> {
-        let header = vnet_header::encode(&frame.offload, frame.len());
+        let header = vnet_header::encode(frame.offload, frame.len());
         let mut pieces = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MAX_PIECES];
         pieces[0] = piece(header.as_ptr(), header.len());
         pieces[1] = piece(frame.head.as_ptr(), frame.head.len());

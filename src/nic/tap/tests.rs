@@ -79,7 +79,7 @@ impl Host {
                 for frame in frames {
                     let bytes = bytes_of(&frame);
                     if wanted(&bytes) {
-                        return (bytes, frame.offload);
+                        return (bytes, *frame.offload);
                     }
                 }
             }
@@ -561,7 +561,7 @@ fn full_host_queue_drops_the_rest_of_the_burst() {
 fn frame_longer_than_any_port_takes_is_dropped() {
     let (queue, _host) = queue_over_socket();
     let head = vec![0; MAX_FRAME_BYTES + 1];
-    let frame = Frame { head: &head, tail: vsteer_switch::packet::Tail::EMPTY, offload: Offload::default() };
+    let frame = Frame { head: &head, tail: vsteer_switch::packet::Tail::EMPTY, offload: &Offload::NONE };
     assert_eq!(queue.transmitter.transmit(&[frame]), TxOutcome { too_long: 1, ..TxOutcome::default() });
 }
 

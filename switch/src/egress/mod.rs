@@ -60,7 +60,7 @@ impl OffloadCaps {
     /// Whether a port with these offloads and no frame longer than `max_frame_bytes` takes `frame` as it is.
     #[inline]
     pub fn takes(self, frame: &Frame<'_>, max_frame_bytes: usize) -> bool {
-        self.missing(&frame.offload) == Missing::Nothing && check(frame, max_frame_bytes).is_ok()
+        self.missing(frame.offload) == Missing::Nothing && check(frame, max_frame_bytes).is_ok()
     }
 
     /// What is left for software to do on a frame with this offload state.
@@ -136,22 +136,25 @@ impl Finisher {
         max_frame_bytes: usize,
         mut emit: impl FnMut(&Frame<'_>) -> Result<(), DropReason>,
     ) -> Result<(), DropReason> {
-        match caps.missing(&frame.offload) {
+        match caps.missing(frame.offload) {
             Missing::Nothing => {
                 check(frame, max_frame_bytes)?;
                 emit(frame)
             }
             Missing::Checksum => {
                 check(frame, max_frame_bytes)?;
-                emit(&self.complete_checksum(frame)?)
+                let offload = Offload { checksum: Checksum::Unknown, ..*frame.offload };
+                emit(&Frame { head: self.complete_checksum(frame)?, tail: frame.tail, offload: &offload })
             }
             Missing::Segmentation => self.segment(frame, caps, max_frame_bytes, &mut emit),
         }
     }
 
-    /// The frame with its partial checksum completed, in a scratch copy of its head.
-    fn complete_checksum<'a>(&'a mut self, frame: &Frame<'a>) -> Result<Frame<'a>, DropReason> {
-        let Checksum::Partial { start, offset } = frame.offload.checksum else { return Ok(*frame) };
+    /// A scratch copy of the frame's head with its partial checksum completed.
+    fn complete_checksum(&mut self, frame: &Frame<'_>) -> Result<&[u8], DropReason> {
+        let Checksum::Partial { start, offset } = frame.offload.checksum else {
+            return Err(DropReason::BadOffload);
+        };
         let (start, field) = (usize::from(start), usize::from(start) + usize::from(offset));
         if frame.head.len() < field + 2 {
             return Err(DropReason::HeadersTooLong);
@@ -168,8 +171,7 @@ impl Finisher {
             checksum => checksum,
         };
         head[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
-        let offload = Offload { checksum: Checksum::Unknown, ..frame.offload };
-        Ok(Frame { head, tail: frame.tail, offload })
+        Ok(head)
     }
 }
 

@@ -90,7 +90,7 @@ mod tests {
     use crate::wire::golden;
 
     fn hash(head: &[u8]) -> u32 {
-        rss_hash(&Frame { head, tail: Tail::EMPTY, offload: Offload::default() })
+        rss_hash(&Frame { head, tail: Tail::EMPTY, offload: &Offload::NONE })
     }
 
     fn udp_frame(src: [u8; 4], dst: [u8; 4], src_port: u16, dst_port: u16) -> Vec<u8> {

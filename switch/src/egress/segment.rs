@@ -43,7 +43,7 @@ struct Plan {
 
 impl Plan {
     fn new(frame: &Frame<'_>) -> Result<Self, DropReason> {
-        let offload = &frame.offload;
+        let offload = frame.offload;
         let layers = Layers::locate(frame.head, frame.len()).ok_or(DropReason::BadOffload)?;
         let version = match offload.gso {
             GsoKind::None => return Err(DropReason::BadOffload),
@@ -138,7 +138,7 @@ impl Finisher {
             // 3. The checksum, or the order to compute it.
             let checksum = partial_checksum(&plan)?;
             let offload = Offload { checksum, ..Offload::default() };
-            let segment = Frame { head: &self.head[..head_len], tail: payload, offload };
+            let segment = Frame { head: &self.head[..head_len], tail: payload, offload: &offload };
             if caps.checksum {
                 emit(&segment)?;
             } else {
@@ -163,7 +163,7 @@ impl Finisher {
         sum.add_tail(payload, &mut self.bounce);
         let field = plan.transport + usize::from(tcp::CHECKSUM_OFFSET);
         self.head[field..field + 2].copy_from_slice(&sum.checksum().to_be_bytes());
-        Frame { head: &self.head[..head_len], tail: payload, offload: Offload::default() }
+        Frame { head: &self.head[..head_len], tail: payload, offload: &Offload::NONE }
     }
 }
 

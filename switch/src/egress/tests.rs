@@ -31,7 +31,7 @@ fn finish(
     let mut emitted = Vec::new();
     let frame = loaded.burst.frame(0);
     Finisher::new().finish(&frame, caps, max_frame_bytes, |frame| {
-        emitted.push(Emitted { bytes: bytes_of(frame), offload: frame.offload });
+        emitted.push(Emitted { bytes: bytes_of(frame), offload: *frame.offload });
         Ok(())
     })?;
     Ok(emitted)

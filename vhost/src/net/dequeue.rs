@@ -9,7 +9,7 @@ use vsteer_switch::packet::{BURST, Burst, MAX_FRAME_BYTES, Offload, Segment};
 use vsteer_switch::port::PortId;
 
 use super::features::Negotiated;
-use super::header::{self, HEADER_BYTES};
+use super::header::{self, HEADER_BYTES, NetHeader};
 use crate::ring::{Access, AvailChain, RingFault, SplitRing};
 
 /// Shortest frame: an Ethernet header.
@@ -55,27 +55,33 @@ pub(crate) fn dequeue(
         if burst.spare_segments() < MAX_SEGMENTS {
             break;
         }
-        let mut header = [0; HEADER_BYTES];
-        let pieces = &mut scratch.pieces;
-        pieces.clear();
-        let frame_len = match &chain.single {
+        let taken = match &chain.single {
             Some(span) if span.len() >= header_len => {
-                span.read(&mut header[..header_len]);
                 let frame = span.skip(header_len);
-                pieces.push(frame.segment());
-                frame.len()
+                let header = NetHeader::read(span, header_len);
+                check(header, frame.len(), 1, negotiated).map(|offload| {
+                    burst.push(in_port, offload, &[frame.segment()]);
+                    frame.len()
+                })
             }
-            _ => match gather(ring, &chain, &mut header[..header_len], pieces) {
-                Ok(len) => len,
-                Err(fault) => {
-                    result = Err(fault);
-                    break;
+            _ => {
+                let pieces = &mut scratch.pieces;
+                match gather(ring, &chain, header_len, pieces) {
+                    Ok((header, frame_len)) => {
+                        check(header, frame_len, pieces.len(), negotiated).map(|offload| {
+                            burst.push(in_port, offload, pieces);
+                            frame_len
+                        })
+                    }
+                    Err(fault) => {
+                        result = Err(fault);
+                        break;
+                    }
                 }
-            },
+            }
         };
-        match check(&header, frame_len, pieces.len(), negotiated) {
-            Ok(offload) => {
-                burst.push(in_port, offload, pieces);
+        match taken {
+            Ok(frame_len) => {
                 pkts += 1;
                 bytes += frame_len as u64;
             }
@@ -107,7 +113,7 @@ pub(crate) fn discard(ring: &mut SplitRing, counters: &PortCounters) -> Result<(
 }
 
 fn check(
-    header: &[u8; HEADER_BYTES],
+    header: NetHeader,
     frame_len: usize,
     pieces: usize,
     negotiated: Negotiated,
@@ -121,15 +127,18 @@ fn check(
     header::parse(header, frame_len, negotiated).map_err(|_| DropReason::BadOffload)
 }
 
-/// Walks a chain of any shape: fills `header` from its first bytes and `pieces` with the rest, up to one more than
-/// [`MAX_SEGMENTS`]; returns the length of the frame.
+/// Walks a chain of any shape: takes a header of `header_len` bytes off its front and fills `pieces` with the rest, up to one
+/// more than [`MAX_SEGMENTS`]; returns the header and the length of the frame.
 fn gather(
     ring: &SplitRing,
     chain: &AvailChain,
-    header: &mut [u8],
+    header_len: usize,
     pieces: &mut Vec<Segment>,
-) -> Result<usize, RingFault> {
+) -> Result<(NetHeader, usize), RingFault> {
+    let mut bytes = [0; HEADER_BYTES];
+    let header = &mut bytes[..header_len];
     let (mut filled, mut frame_len) = (0, 0);
+    pieces.clear();
     ring.walk(chain).for_each(Access::Read, |span| {
         let take = span.len().min(header.len() - filled);
         span.truncate(take).read(&mut header[filled..filled + take]);
@@ -145,5 +154,5 @@ fn gather(
         #[allow(clippy::cast_possible_truncation, reason = "both are at most HEADER_BYTES")]
         return Err(RingFault::HeaderMissing { len: filled as u32, header: header.len() as u16 });
     }
-    Ok(frame_len)
+    Ok((NetHeader::of_bytes(&bytes), frame_len))
 }

@@ -49,8 +49,7 @@ pub(crate) fn enqueue<'f>(
         if let Some(AvailChain { head, single: Some(span), .. }) = ring.peek()
             && span.len() >= total
         {
-            let header = header::build(&frame.offload, 1, negotiated);
-            span.write_if_new(&header, header_len);
+            header::build(frame.offload, 1, negotiated).write_if_new(&span, header_len);
             let at = span.skip(header_len);
             at.write(frame.head);
             if !frame.tail.is_empty() {
@@ -150,9 +149,9 @@ fn scatter(ring: &SplitRing, negotiated: Negotiated, frame: &Frame<'_>, buffers:
     for piece in pieces {
         ring.log_write(piece, piece.len());
     }
-    let header = header::build(&frame.offload, buffers, negotiated);
+    let header = header::build(frame.offload, buffers, negotiated);
     let mut to = Cursor { pieces, at: 0 };
-    to.write(&header[..negotiated.header_len()]);
+    to.write(&header.bytes()[..negotiated.header_len()]);
     to.write(frame.head);
     let mut tail = frame.tail;
     while let Some(room) = to.room() {
