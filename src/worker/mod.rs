@@ -213,7 +213,7 @@ impl Worker {
             scratch: EgressScratch::default(),
             turns: Turns::default(),
             idle,
-            first_cycle: clock.cycles(),
+            first_cycle: clock::counter(),
             clock,
             next_tick: Instant::now() + TICK,
         }
@@ -222,19 +222,21 @@ impl Worker {
     fn run(mut self) {
         self.take_queues();
         self.adopt_topology();
-        let mut begin = self.clock.cycles();
+        let mut begin = clock::counter();
         while !self.shared.stop.load(Ordering::Relaxed) {
             // 1. What control threads changed.
-            if self.fabric.topology.epoch() != self.topology.epoch {
+            let is_new = self.fabric.topology.epoch() != self.topology.epoch;
+            if is_new {
                 self.adopt_topology();
             }
-            self.read_inbox();
+            // What messages took is no port's time.
+            let has_read = self.read_inbox();
+            let served = if is_new || has_read { clock::counter() } else { begin };
 
             // 2. Packets.
-            let found = self.poll_queues(self.clock.now_ms());
+            let (found, end) = self.poll_queues(self.clock.now_ms(), served);
 
             // 3. Time.
-            let end = self.clock.cycles();
             add(&self.shared.rounds, 1);
             if found {
                 add(&self.shared.busy_rounds, 1);
@@ -243,6 +245,7 @@ impl Worker {
             begin = end;
             if self.clock.pass(end) {
                 self.tick();
+                begin = clock::counter();
             }
 
             // 4. Sleep, if it is time for it.
@@ -250,7 +253,7 @@ impl Worker {
                 self.idle.found();
             } else if self.idle.found_nothing(&mut self.clock) == Next::Sleep {
                 self.sleep();
-                begin = self.clock.cycles();
+                begin = clock::counter();
             } else {
                 std::hint::spin_loop();
             }
@@ -260,7 +263,7 @@ impl Worker {
 
     /// What is due when the clock has moved, most of it about once a second.
     fn tick(&mut self) {
-        let total = self.clock.cycles().wrapping_sub(self.first_cycle);
+        let total = clock::counter().wrapping_sub(self.first_cycle);
         self.shared.total_cycles.store(total, Ordering::Relaxed);
         if self.clock.now() >= self.next_tick {
             self.pipeline.tick();
@@ -268,8 +271,9 @@ impl Worker {
         }
     }
 
-    /// Receives one burst from each queue that has packets, and switches it; false if none had.
-    fn poll_queues(&mut self, now_ms: u64) -> bool {
+    /// Receives one burst from each queue that has packets, and switches it; false if none had. Returns also the cycle in
+    /// which it was done, having begun in `begin`.
+    fn poll_queues(&mut self, now_ms: u64, mut begin: u64) -> (bool, u64) {
         let Self { index, fabric, topology, pipeline, burst, scratch, turns, .. } = self;
         let context = Context {
             now_ms,
@@ -280,13 +284,12 @@ impl Worker {
         };
         let mut round =
             Round { index: *index, topology, context, punts: &fabric.punts, pipeline, burst, scratch };
-        let mut any = false;
-        let mut begin = clock::counter();
+        let (mut any, mut is_timed) = (false, false);
         for (nth, RxPort { port, queues }) in topology.assignments[*index].iter().enumerate() {
             let most = turns.packets(nth);
             if most == 0 {
                 // It has used up its share and waits: there is something to do.
-                any = true;
+                (any, is_timed) = (true, false);
                 continue;
             }
             round.burst.set_limit(most);
@@ -294,7 +297,8 @@ impl Worker {
                 Driver::VhostUser(guest) => round.serve_guest(nth, port, guest, *queues),
                 Driver::Tap(tap) => round.serve_host(port, tap, *queues),
             };
-            if packets > 0 {
+            is_timed = packets > 0;
+            if is_timed {
                 any = true;
                 let end = clock::counter();
                 turns.took(nth, packets, end.wrapping_sub(begin), round.pipeline.take_search_cycles());
@@ -302,7 +306,8 @@ impl Worker {
             }
         }
         turns.end_round();
-        any
+        // The last port's end is the round's; reading the counter waits for what is under way.
+        (any, if is_timed { begin } else { clock::counter() })
     }
 
     /// Takes over the newest snapshot.
@@ -345,15 +350,16 @@ impl Worker {
         }
     }
 
-    fn read_inbox(&mut self) {
+    /// Takes messages from other threads; false if there was none.
+    fn read_inbox(&mut self) -> bool {
         // A look is cheaper than a pop, and nearly always enough.
         if self.shared.inbox.is_empty() {
-            return;
+            return false;
         }
         // Bound: INBOX_BATCH.
         for _ in 0..INBOX_BATCH {
             match self.shared.inbox.pop() {
-                None => return,
+                None => break,
                 Some(Message::Remove(flow)) => {
                     self.pipeline.remove(&flow);
                 }
@@ -361,6 +367,7 @@ impl Worker {
                 Some(Message::Report(report)) => report.write(self.pipeline.subtables()),
             }
         }
+        true
     }
 
     /// Asks all queues for kicks and sleeps, unless one has work already.
