@@ -121,8 +121,8 @@ impl Appliance {
         let workers = (0..)
             .zip(&config.workers)
             .map(|(index, &cpu)| {
-                let max_flows = config.flow_cache.max_flows;
-                WorkerHandle::start(index, cpu, config.poll, max_flows, Arc::clone(&fabric), trigger.vital())
+                let bounds = config.flow_cache;
+                WorkerHandle::start(index, cpu, config.poll, bounds, Arc::clone(&fabric), trigger.vital())
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(failed)?;
@@ -513,7 +513,7 @@ impl Operations for Appliance {
             let stats = flow.stats();
             FlowInfo {
                 match_text: match_text(&flow.masked_key(), flow.mask(), |id| self.port_name(id)),
-                actions: verdict_text(flow.verdict(), |id| self.port_name(id)),
+                actions: verdict_text(flow.verdict(), flow.key().eth_type.get(), |id| self.port_name(id)),
                 packets: stats.packets,
                 bytes: stats.bytes,
                 used_ms: (stats.packets > 0).then(|| now_ms.saturating_sub(stats.last_used_ms)),

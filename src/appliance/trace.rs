@@ -9,6 +9,7 @@ use std::sync::Arc;
 use vsteer_switch::action::{Action, Verdict};
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::flow::fields::Fields;
+use vsteer_switch::flow::key::MacAddr;
 use vsteer_switch::packet::MAX_FRAME_BYTES;
 use vsteer_switch::port::PortId;
 use vsteer_switch::rule::action::RuleAction;
@@ -27,15 +28,26 @@ use crate::control::protocol::{OperationError, PortState, TraceInfo, TraceQuery,
 use crate::port_numbers::PortNumbers;
 use crate::topology::Topology;
 
+/// Who sends a packet that is described without an Ethernet source: no station sends from zero, and a learning switch drops
+/// what does.
+const SOMEBODY: MacAddr = [2, 0, 0, 0, 0, 1];
+
 /// An Ethernet header: what a packet must have to be looked at.
 const MIN_FRAME_BYTES: usize = 14;
 
 impl Appliance {
     pub(super) fn trace_packet(&self, query: &TraceQuery) -> Result<TraceInfo, OperationError> {
         let topology = self.fabric.topology.load();
+        let mut remark = None;
         let fields = match query {
             TraceQuery::Flow(text) => {
-                parse_packet(text, &*topology.numbers).map_err(|error| text_error(None, &error))?
+                let mut fields =
+                    parse_packet(text, &*topology.numbers).map_err(|error| text_error(None, &error))?;
+                if fields.key.eth_src == MacAddr::default() {
+                    fields.key.eth_src = SOMEBODY;
+                    remark = Some(format!("no eth_src was given, {} is taken for it", mac_text(SOMEBODY)));
+                }
+                fields
             }
             TraceQuery::Packet { in_port, data } => {
                 let port = self.ports.lock().find(in_port)?;
@@ -51,7 +63,9 @@ impl Appliance {
                 Fields::of_packet(key_of(port.id, &bytes))
             }
         };
-        Ok(self.trace_fields(&fields, &topology))
+        let mut info = self.trace_fields(&fields, &topology);
+        info.remarks.extend(remark);
+        Ok(info)
     }
 
     fn trace_fields(&self, fields: &Fields, topology: &Topology) -> TraceInfo {
@@ -64,7 +78,7 @@ impl Appliance {
             flow: packet_text(fields, &*topology.numbers),
             steps,
             megaflow: match_text(&translation.mask.apply(&fields.key), &translation.mask, name),
-            actions: verdict_text(&translation.verdict, name),
+            actions: verdict_text(&translation.verdict, fields.key.eth_type.get(), name),
             drop: dropped(&translation.verdict).map(|reason| reason.name().to_owned()),
             remarks: remarks(&translation, topology),
         }

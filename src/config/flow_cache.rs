@@ -1,15 +1,17 @@
-//! `[flow-cache]`: how many megaflows there may be, and for how long they stay unused.
+//! `[flow-cache]`: how many megaflows there may be, for how long they stay unused, and how fast new ones come.
 //!
 //! ```toml
 //! [flow-cache]
 //! max-flows = 200000            # of one worker
 //! max-idle-ms = 10000
+//! max-masks-per-port = 1024
+//! upcalls-per-s = 100000        # of one port
 //! ```
 
 use super::error::Problem;
 
 /// Keys of the table.
-pub(super) const KEYS: [&str; 2] = ["max-flows", "max-idle-ms"];
+pub(super) const KEYS: [&str; 4] = ["max-flows", "max-idle-ms", "max-masks-per-port", "upcalls-per-s"];
 
 /// Fewest megaflows that can be asked for.
 const LEAST_FLOWS: usize = 64;
@@ -20,6 +22,12 @@ const MOST_FLOWS: usize = 1 << 24;
 /// Bounds of the idle time: a worker takes flows out in moments, and nobody should find traces of last week.
 const IDLE_MS: (u64, u64) = (100, 3_600_000);
 
+/// Bounds of the masks of one port: the classifier takes no more.
+const MASKS: (usize, usize) = (1, 4096);
+
+/// Bounds of the upcalls: more than a worker can do is no limit.
+const UPCALLS_PER_S: (u32, u32) = (10, 10_000_000);
+
 /// Bounds of the flow cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowCacheConfig {
@@ -27,12 +35,16 @@ pub struct FlowCacheConfig {
     pub max_flows: usize,
     /// A megaflow without packets for this long is removed; sooner when they become many.
     pub max_idle_ms: u64,
+    /// Most different masks among the megaflows of one ingress port, in each worker.
+    pub max_masks_per_port: usize,
+    /// Packets of one ingress port that may be translated in a second, in each worker; those beyond it are dropped.
+    pub upcalls_per_s: u32,
 }
 
 impl Default for FlowCacheConfig {
-    /// As in Open vSwitch.
+    /// Flows and idle time as in Open vSwitch. Upcalls at this rate take less than a tenth of a worker.
     fn default() -> Self {
-        Self { max_flows: 200_000, max_idle_ms: 10_000 }
+        Self { max_flows: 200_000, max_idle_ms: 10_000, max_masks_per_port: 1024, upcalls_per_s: 100_000 }
     }
 }
 
@@ -42,6 +54,8 @@ impl FlowCacheConfig {
         match key {
             "max-flows" => self.max_flows = number(text, LEAST_FLOWS, MOST_FLOWS)?,
             "max-idle-ms" => self.max_idle_ms = number(text, IDLE_MS.0, IDLE_MS.1)?,
+            "max-masks-per-port" => self.max_masks_per_port = number(text, MASKS.0, MASKS.1)?,
+            "upcalls-per-s" => self.upcalls_per_s = number(text, UPCALLS_PER_S.0, UPCALLS_PER_S.1)?,
             other => return Err(Problem::unknown("key", other, KEYS.into_iter())),
         }
         Ok(())

@@ -222,11 +222,16 @@ fn rules_know_their_lines_and_those_of_the_command_line_win() {
 #[test]
 fn flow_cache_keeps_to_its_bounds() {
     let bounds = |text| from_toml(text).unwrap().flow_cache;
-    assert_eq!(bounds(""), FlowCacheConfig { max_flows: 200_000, max_idle_ms: 10_000 });
+    assert_eq!(bounds(""), FlowCacheConfig::default());
     assert_eq!(
         bounds("[flow-cache]\nmax-flows = 1_000_000\nmax-idle-ms = 100"),
-        FlowCacheConfig { max_flows: 1_000_000, max_idle_ms: 100 }
+        FlowCacheConfig { max_flows: 1_000_000, max_idle_ms: 100, ..FlowCacheConfig::default() }
     );
+    assert_eq!(
+        bounds("[flow-cache]\nmax-masks-per-port = 64\nupcalls-per-s = 100000"),
+        FlowCacheConfig { max_masks_per_port: 64, upcalls_per_s: 100_000, ..FlowCacheConfig::default() }
+    );
+    assert!(toml_error("[flow-cache]\nmax-masks-per-port = 5000").contains("1 to 4096"));
     assert_eq!(
         toml_error("[flow-cache]\nmax-idle-ms = 10"),
         "v.toml:2: flow-cache.max-idle-ms: \"10\" is no number from 100 to 3600000; use one of these"

@@ -22,6 +22,17 @@ const TPID_CUSTOMER: u16 = 0x8100;
 
 /// The text of what `mask` looks at in `key`; `port_name` names ports, those it does not know are shown as numbers.
 pub fn match_text(key: &FlowKey, mask: &Mask, port_name: impl Fn(u32) -> Option<String>) -> String {
+    let eth_type = key.eth_type.get() & mask.0.eth_type.get();
+    match_text_as(eth_type, key, mask, port_name)
+}
+
+/// The same, with the fields above the link layer called as in packets of `eth_type`.
+fn match_text_as(
+    eth_type: u16,
+    key: &FlowKey,
+    mask: &Mask,
+    port_name: impl Fn(u32) -> Option<String>,
+) -> String {
     let mask = &mask.0;
     let mut text = Text::default();
     if mask.in_port != 0 {
@@ -35,7 +46,6 @@ pub fn match_text(key: &FlowKey, mask: &Mask, port_name: impl Fn(u32) -> Option<
     for (tag, tag_mask) in key.vlan.iter().zip(&mask.vlan) {
         text.group("vlan", vlan(tag, tag_mask));
     }
-    let eth_type = key.eth_type.get() & mask.eth_type.get();
     text.group("eth_type", hex(key.eth_type.get(), mask.eth_type.get()).into_iter().collect());
     match eth_type {
         ETH_TYPE_ARP => text.group("arp", arp(key, mask)),
@@ -58,8 +68,9 @@ pub fn match_text(key: &FlowKey, mask: &Mask, port_name: impl Fn(u32) -> Option<
     text.0
 }
 
-/// The text of what happens to a megaflow's packets: `vm1,push_vlan(vid=10,pcp=0),up`, or `drop(hairpin)`.
-pub fn verdict_text(verdict: &Verdict, port_name: impl Fn(u32) -> Option<String>) -> String {
+/// The text of what happens to a megaflow's packets, which are of `eth_type`: `vm1,push_vlan(vid=10,pcp=0),up`, or
+/// `drop(hairpin)`.
+pub fn verdict_text(verdict: &Verdict, eth_type: u16, port_name: impl Fn(u32) -> Option<String>) -> String {
     let actions = match verdict {
         Verdict::Drop(reason) => return format!("drop({})", reason.name()),
         Verdict::Forward(actions) => actions,
@@ -73,8 +84,9 @@ pub fn verdict_text(verdict: &Verdict, port_name: impl Fn(u32) -> Option<String>
         Action::PopVlan => "pop_vlan".to_owned(),
         Action::SetVlan(vlan) => format!("set_vlan(vid={vlan})"),
         Action::Rewrite(index) => {
-            let bits =
-                actions.rewrite(*index).map(|bits| match_text(bits.value(), &Mask(*bits.mask()), |_| None));
+            let bits = actions
+                .rewrite(*index)
+                .map(|bits| match_text_as(eth_type, bits.value(), &Mask(*bits.mask()), |_| None));
             format!("set({})", bits.unwrap_or_default())
         }
         Action::Punt(punt) => format!("controller(id={},max_len={})", punt.id, punt.max_len),
@@ -338,6 +350,17 @@ mod tests {
             "eth(dst=52:54:00:00:00:02/01:00:00:00:00:00),vlan(pcp=5),eth_type(0x0800),\
              ipv4(src=10.0.0.1/255.255.255.0,proto=6,frag=no),tcp(dst=80/0xfff0)"
         );
+    }
+
+    #[test]
+    fn rewritten_fields_are_called_as_in_packets_of_the_flow() {
+        let (mut value, mut mask) = (FlowKey::default(), FlowKey::default());
+        value.ip_src[12..].copy_from_slice(&[10, 0, 0, 1]);
+        mask.ip_src[12..].fill(0xff);
+        let text = |eth_type| match_text_as(eth_type, &value, &Mask(mask), |_| None);
+        assert_eq!(text(ETH_TYPE_IPV4), "ipv4(src=10.0.0.1)");
+        assert_eq!(text(ETH_TYPE_ARP), "arp(sip=10.0.0.1)");
+        assert_eq!(text(ETH_TYPE_IPV6), "ipv6(src=::a00:1/::ffff:ffff)");
     }
 
     #[test]

@@ -49,7 +49,7 @@ const PAUSE_PASSES: u32 = 4;
 /// Bounds of the pause.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(400));
 
-/// Flows that one pass ends because they are more exact than needed: together a tenth of the upcalls a port may have.
+/// Flows that one pass ends because they are more exact than needed: each costs an upcall, so few at a time.
 const TOO_EXACT_PER_PASS: u64 = 1000;
 
 /// What the revalidator has done.

@@ -44,7 +44,7 @@ use self::idle::{Idle, Next};
 use self::report::Report;
 use self::turns::Turns;
 use self::waker::Waker;
-use crate::config::PollMode;
+use crate::config::{FlowCacheConfig, PollMode};
 use crate::fabric::Fabric;
 use crate::nic::tap::RxOutcome;
 use crate::notify::Vital;
@@ -112,7 +112,7 @@ pub struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// Starts worker `index`, pinned to `cpu` if given, for `max_flows` megaflows; it holds `vital`.
+    /// Starts worker `index`, pinned to `cpu` if given, with `bounds` for its flow cache; it holds `vital`.
     ///
     /// # Errors
     /// The thread or its descriptors cannot be made.
@@ -120,14 +120,20 @@ impl WorkerHandle {
         index: u16,
         cpu: Option<usize>,
         mode: PollMode,
-        max_flows: usize,
+        bounds: FlowCacheConfig,
         fabric: Arc<Fabric>,
         vital: Vital,
     ) -> io::Result<Self> {
-        // One guest's traffic never takes the room of all others.
-        let max_flows_per_port = max_flows.div_ceil(2);
-        let limits =
-            PipelineConfig { worker: index, max_flows, max_flows_per_port, ..PipelineConfig::default() };
+        let limits = PipelineConfig {
+            worker: index,
+            max_flows: bounds.max_flows,
+            // One guest's traffic never takes the room of all others.
+            max_flows_per_port: bounds.max_flows.div_ceil(2),
+            max_masks_per_port: bounds.max_masks_per_port,
+            upcalls_per_s: bounds.upcalls_per_s,
+            upcall_burst_pkts: bounds.upcalls_per_s.div_ceil(10),
+            ..PipelineConfig::default()
+        };
         let mut pipeline = Pipeline::new(limits);
         pipeline.time_with(clock::counter);
         let shared = Arc::new(Shared {

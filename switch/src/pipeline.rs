@@ -132,8 +132,8 @@ impl Default for PipelineConfig {
             max_flows: 65_536,
             max_flows_per_port: 65_536,
             max_masks_per_port: 1024,
-            upcalls_per_s: 20_000,
-            upcall_burst_pkts: 2_000,
+            upcalls_per_s: 100_000,
+            upcall_burst_pkts: 10_000,
         }
     }
 }
