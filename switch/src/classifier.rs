@@ -399,6 +399,12 @@ impl Classifier {
         self.flows.get(name)
     }
 
+    /// The port of the flow that `name` was made for, if it is still there; it may be dead.
+    #[inline]
+    pub(crate) fn port_of(&self, name: FlowRef) -> Option<PortId> {
+        self.flows.port_of(name)
+    }
+
     /// The flow at an index that a lookup of this burst found.
     #[inline]
     pub(crate) fn flow(&self, index: u32) -> Option<&Arc<Megaflow>> {

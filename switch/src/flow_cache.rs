@@ -317,14 +317,14 @@ impl FlowCache {
         self.holds(second, generation, key, count).then(|| self.entries[second].flow)
     }
 
-    /// Remembers that packets with these words belong to `flow`. `living_port` tells the port of a flow, if it is alive.
+    /// Remembers that packets with these words belong to `flow`. `port_of` tells the port of a flow that is still there.
     pub(crate) fn insert(
         &mut self,
         port: PortId,
         key: &RelevantWords,
         count: usize,
         flow: FlowRef,
-        living_port: impl Fn(FlowRef) -> Option<PortId>,
+        port_of: impl Fn(FlowRef) -> Option<PortId>,
     ) {
         let generation = self.of_port[port.index()];
         if generation == 0 {
@@ -334,7 +334,7 @@ impl FlowCache {
         let same = places.into_iter().find(|&place| self.holds(place, generation, key, count));
         let is_free = |place: &usize| {
             let Entry { flow, generation, .. } = self.entries[*place];
-            generation == 0 || living_port(flow).is_none_or(|port| self.of_port[port.index()] != generation)
+            generation == 0 || port_of(flow).is_none_or(|port| self.of_port[port.index()] != generation)
         };
         let place = match same.or_else(|| places.into_iter().find(is_free)) {
             Some(place) => place,

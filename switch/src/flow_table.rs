@@ -146,6 +146,14 @@ impl FlowTable {
         if slot.stamp == name.stamp { slot.flow.as_deref() } else { None }
     }
 
+    /// The port of the flow that `name` was made for, if it is linked; it may be dead. Does not touch the flow itself, which
+    /// may be far from the cache.
+    #[inline]
+    pub(crate) fn port_of(&self, name: FlowRef) -> Option<PortId> {
+        let slot = self.slots.get(name.index as usize)?;
+        (slot.stamp == name.stamp && slot.linked).then_some(slot.in_port)
+    }
+
     /// The name of the flow at an index.
     #[inline]
     pub(crate) fn name(&self, index: u32) -> FlowRef {

@@ -656,8 +656,8 @@ fn remember(
     union: &Union,
     index: u32,
 ) {
-    let living_port = |name| classifier.get(name).filter(|flow| flow.is_alive()).map(Megaflow::in_port);
-    cache.insert(in_port, words, union.count(), classifier.name(index), living_port);
+    let port_of = |name| classifier.port_of(name);
+    cache.insert(in_port, words, union.count(), classifier.name(index), port_of);
 }
 
 #[cfg(test)]
