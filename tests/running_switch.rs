@@ -250,6 +250,9 @@ fn packets_are_counted_traced_mirrored_and_handed_out() {
     let trace = switch.ctl(&["trace", "in_port=a,udp,nw_src=10.0.0.1,nw_dst=10.0.0.2,tp_src=4096,tp_dst=7"]);
     assert!(trace.contains("table 0: priority=9,udp,udp_dst=7, cookie 0x1"), "{trace}");
     assert!(trace.contains("dropped:  rule_drop"), "{trace}");
+    assert!(trace.contains("no eth_src was given"), "{trace}");
+    let from_zero = switch.ctl(&["trace", "in_port=a,eth_src=00:00:00:00:00:00,udp,tp_dst=8"]);
+    assert!(from_zero.contains("bad_source") && !from_zero.contains("no eth_src"), "{from_zero}");
     let capture = switch.path("capture");
     let mut monitor = switch.ctl_command(&["monitor", "--id", "4", "--count", "2", "--pcap"]);
     let mut monitor = monitor.arg(&capture).stdout(Stdio::piped()).spawn().unwrap();

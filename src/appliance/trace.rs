@@ -9,13 +9,12 @@ use std::sync::Arc;
 use vsteer_switch::action::{Action, Verdict};
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::flow::fields::Fields;
-use vsteer_switch::flow::key::MacAddr;
 use vsteer_switch::packet::MAX_FRAME_BYTES;
 use vsteer_switch::port::PortId;
 use vsteer_switch::rule::action::RuleAction;
 use vsteer_switch::rule::entry::Rule;
 use vsteer_switch::rule::field::Field;
-use vsteer_switch::rule::text::{self, parse_packet};
+use vsteer_switch::rule::text::{self, UNNAMED_SOURCE, parse_packet};
 use vsteer_switch::slow_path::trace::{Note, Observer};
 use vsteer_switch::slow_path::{SwitchState, Translation, translate};
 
@@ -28,26 +27,15 @@ use crate::control::protocol::{OperationError, PortState, TraceInfo, TraceQuery,
 use crate::port_numbers::PortNumbers;
 use crate::topology::Topology;
 
-/// Who sends a packet that is described without an Ethernet source: no station sends from zero, and a learning switch drops
-/// what does.
-const SOMEBODY: MacAddr = [2, 0, 0, 0, 0, 1];
-
 /// An Ethernet header: what a packet must have to be looked at.
 const MIN_FRAME_BYTES: usize = 14;
 
 impl Appliance {
     pub(super) fn trace_packet(&self, query: &TraceQuery) -> Result<TraceInfo, OperationError> {
         let topology = self.fabric.topology.load();
-        let mut remark = None;
         let fields = match query {
             TraceQuery::Flow(text) => {
-                let mut fields =
-                    parse_packet(text, &*topology.numbers).map_err(|error| text_error(None, &error))?;
-                if fields.key.eth_src == MacAddr::default() {
-                    fields.key.eth_src = SOMEBODY;
-                    remark = Some(format!("no eth_src was given, {} is taken for it", mac_text(SOMEBODY)));
-                }
-                fields
+                parse_packet(text, &*topology.numbers).map_err(|error| text_error(None, &error))?
             }
             TraceQuery::Packet { in_port, data } => {
                 let port = self.ports.lock().find(in_port)?;
@@ -63,9 +51,7 @@ impl Appliance {
                 Fields::of_packet(key_of(port.id, &bytes))
             }
         };
-        let mut info = self.trace_fields(&fields, &topology);
-        info.remarks.extend(remark);
-        Ok(info)
+        Ok(self.trace_fields(&fields, &topology))
     }
 
     fn trace_fields(&self, fields: &Fields, topology: &Topology) -> TraceInfo {
@@ -80,7 +66,7 @@ impl Appliance {
             megaflow: match_text(&translation.mask.apply(&fields.key), &translation.mask, name),
             actions: verdict_text(&translation.verdict, fields.key.eth_type.get(), name),
             drop: dropped(&translation.verdict).map(|reason| reason.name().to_owned()),
-            remarks: remarks(&translation, topology),
+            remarks: remarks(fields, &translation, topology),
         }
     }
 }
@@ -109,10 +95,13 @@ fn too_short(len: usize) -> TraceInfo {
 }
 
 /// What the verdict does not say: what the packet teaches, and what stands in its way after the decision.
-fn remarks(translation: &Translation, topology: &Topology) -> Vec<String> {
+fn remarks(fields: &Fields, translation: &Translation, topology: &Topology) -> Vec<String> {
     let mut remarks = Vec::new();
+    if fields.key.eth_src == UNNAMED_SOURCE {
+        remarks.push(format!("no eth_src was given, {} is taken for it", mac_text(UNNAMED_SOURCE)));
+    }
     let name = |port: PortId| topology.numbers.name(port).map_or_else(|| port.to_string(), str::to_owned);
-    if let Some(source) = translation.learn {
+    if let Some(source) = translation.learn.filter(|source| source.mac != UNNAMED_SOURCE) {
         remarks.push(format!(
             "a packet would teach that {} is at {} in VLAN {}",
             mac_text(source.mac),

@@ -4,9 +4,12 @@
 //! [flow-cache]
 //! max-flows = 200000            # of one worker
 //! max-idle-ms = 10000
-//! max-masks-per-port = 1024
-//! upcalls-per-s = 100000        # of one port
+//! max-masks-per-port = 1024     # in each worker; packets that need another are translated one by one
+//! upcalls-per-s = 100000        # of one port, in each worker; more packets are dropped
 //! ```
+
+use vsteer_switch::classifier::MOST_MASKS;
+use vsteer_switch::pipeline::PipelineConfig;
 
 use super::error::Problem;
 
@@ -22,8 +25,8 @@ const MOST_FLOWS: usize = 1 << 24;
 /// Bounds of the idle time: a worker takes flows out in moments, and nobody should find traces of last week.
 const IDLE_MS: (u64, u64) = (100, 3_600_000);
 
-/// Bounds of the masks of one port: the classifier takes no more.
-const MASKS: (usize, usize) = (1, 4096);
+/// Bounds of the masks of one port.
+const MASKS: (usize, usize) = (1, MOST_MASKS);
 
 /// Bounds of the upcalls: more than a worker can do is no limit.
 const UPCALLS_PER_S: (u32, u32) = (10, 10_000_000);
@@ -42,9 +45,10 @@ pub struct FlowCacheConfig {
 }
 
 impl Default for FlowCacheConfig {
-    /// Flows and idle time as in Open vSwitch. Upcalls at this rate take less than a tenth of a worker.
+    /// Flows and idle time as in Open vSwitch, the rest as in any pipeline.
     fn default() -> Self {
-        Self { max_flows: 200_000, max_idle_ms: 10_000, max_masks_per_port: 1024, upcalls_per_s: 100_000 }
+        let PipelineConfig { max_masks_per_port, upcalls_per_s, .. } = PipelineConfig::default();
+        Self { max_flows: 200_000, max_idle_ms: 10_000, max_masks_per_port, upcalls_per_s }
     }
 }
 

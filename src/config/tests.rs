@@ -228,8 +228,8 @@ fn flow_cache_keeps_to_its_bounds() {
         FlowCacheConfig { max_flows: 1_000_000, max_idle_ms: 100, ..FlowCacheConfig::default() }
     );
     assert_eq!(
-        bounds("[flow-cache]\nmax-masks-per-port = 64\nupcalls-per-s = 100000"),
-        FlowCacheConfig { max_masks_per_port: 64, upcalls_per_s: 100_000, ..FlowCacheConfig::default() }
+        bounds("[flow-cache]\nmax-masks-per-port = 64\nupcalls-per-s = 50000"),
+        FlowCacheConfig { max_masks_per_port: 64, upcalls_per_s: 50_000, ..FlowCacheConfig::default() }
     );
     assert!(toml_error("[flow-cache]\nmax-masks-per-port = 5000").contains("1 to 4096"));
     assert_eq!(

@@ -26,7 +26,7 @@ pub fn match_text(key: &FlowKey, mask: &Mask, port_name: impl Fn(u32) -> Option<
     match_text_as(eth_type, key, mask, port_name)
 }
 
-/// The same, with the fields above the link layer called as in packets of `eth_type`.
+/// The same, with the network layer's fields called as in packets of `eth_type`.
 fn match_text_as(
     eth_type: u16,
     key: &FlowKey,

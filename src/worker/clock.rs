@@ -1,7 +1,7 @@
 //! Time as a worker sees it: cycles for what is measured, milliseconds for what ages.
 //!
 //! Asking the kernel for the time costs as much as switching a packet, so a busy worker reads the processor's cycle counter
-//! once a round and asks the kernel only when enough cycles have gone by.
+//! after each turn and asks the kernel only when enough cycles have gone by.
 
 #![allow(unsafe_code, reason = "reads the processor's cycle counter")]
 
@@ -10,8 +10,7 @@ use std::time::Instant;
 /// Cycles after which the kernel is asked again: well under a millisecond on any processor.
 const CYCLES_PER_LOOK: u64 = 1 << 18;
 
-/// The processor's cycle counter, which ticks at a constant rate; nanoseconds where there is none. Reading it costs tens of
-/// cycles, as it waits for what is under way.
+/// The processor's cycle counter, which ticks at a constant rate. Reading it costs tens of cycles.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub fn counter() -> u64 {
@@ -19,7 +18,7 @@ pub fn counter() -> u64 {
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
-/// The processor's cycle counter, which ticks at a constant rate; nanoseconds where there is none.
+/// Nanoseconds, where there is no cycle counter to read.
 #[cfg(not(target_arch = "x86_64"))]
 pub fn counter() -> u64 {
     static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);

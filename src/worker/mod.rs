@@ -131,6 +131,7 @@ impl WorkerHandle {
             max_flows_per_port: bounds.max_flows.div_ceil(2),
             max_masks_per_port: bounds.max_masks_per_port,
             upcalls_per_s: bounds.upcalls_per_s,
+            // What a tenth of a second allows, at once.
             upcall_burst_pkts: bounds.upcalls_per_s.div_ceil(10),
             ..PipelineConfig::default()
         };
@@ -235,7 +236,7 @@ impl Worker {
             if is_new {
                 self.adopt_topology();
             }
-            // What messages took is no port's time.
+            // What these took is no port's time.
             let has_read = self.read_inbox();
             let served = if is_new || has_read { clock::counter() } else { begin };
 
@@ -277,8 +278,8 @@ impl Worker {
         }
     }
 
-    /// Receives one burst from each queue that has packets, and switches it; false if none had. Returns also the cycle in
-    /// which it was done, having begun in `begin`.
+    /// Receives one burst from each queue that has packets, and switches it. `begin` is the cycle counter at the start. Returns
+    /// whether any port had packets or waits for its turn, and the cycle counter at the end.
     fn poll_queues(&mut self, now_ms: u64, mut begin: u64) -> (bool, u64) {
         let Self { index, fabric, topology, pipeline, burst, scratch, turns, .. } = self;
         let context = Context {
@@ -290,12 +291,12 @@ impl Worker {
         };
         let mut round =
             Round { index: *index, topology, context, punts: &fabric.punts, pipeline, burst, scratch };
-        let (mut any, mut is_timed) = (false, false);
+        let (mut any, mut is_fresh) = (false, false);
         for (nth, RxPort { port, queues }) in topology.assignments[*index].iter().enumerate() {
             let most = turns.packets(nth);
             if most == 0 {
                 // It has used up its share and waits: there is something to do.
-                (any, is_timed) = (true, false);
+                any = true;
                 continue;
             }
             round.burst.set_limit(most);
@@ -303,8 +304,8 @@ impl Worker {
                 Driver::VhostUser(guest) => round.serve_guest(nth, port, guest, *queues),
                 Driver::Tap(tap) => round.serve_host(port, tap, *queues),
             };
-            is_timed = packets > 0;
-            if is_timed {
+            is_fresh = packets > 0;
+            if is_fresh {
                 any = true;
                 let end = clock::counter();
                 turns.took(nth, packets, end.wrapping_sub(begin), round.pipeline.take_search_cycles());
@@ -312,8 +313,8 @@ impl Worker {
             }
         }
         turns.end_round();
-        // The last port's end is the round's; reading the counter waits for what is under way.
-        (any, if is_timed { begin } else { clock::counter() })
+        // The end of the last turn is that of the round, if no ring was looked at after it.
+        (any, if is_fresh { begin } else { clock::counter() })
     }
 
     /// Takes over the newest snapshot.

@@ -291,7 +291,7 @@ impl PortTables {
 }
 
 /// Most masks that any quota allows a port.
-const MOST_MASKS: usize = 4096;
+pub const MOST_MASKS: usize = 4096;
 
 /// Subtables from which on a guess is worth its cost: below, a search finds the flow in the first or second probe.
 const GUESS_FROM: usize = 3;

@@ -45,7 +45,7 @@ const NEAR_WORDS: usize = 6;
 /// Entries that a cache starts with: half a megabyte, which stays in a core's second-level cache.
 const FIRST_ENTRIES: usize = 8192;
 
-/// When both places of a new entry are taken by living flows, one insertion in this many goes ahead. With more flows
+/// When both places of a new entry are taken by flows that are still there, one insertion in this many goes ahead. With more flows
 /// than entries, replacing each time would cost every packet a miss and a write; rarely, the busy flows stay.
 const REPLACE_ONE_IN: u32 = 16;
 
@@ -199,7 +199,7 @@ pub(crate) struct FlowCache {
     generation: u32,
     /// The generation of each port's union.
     of_port: Box<[u32]>,
-    /// Insertions that found both places taken by living flows.
+    /// Insertions that found both places taken by flows that are still there.
     crowded: u32,
     /// The same, at the last [`grow_if_crowded`](FlowCache::grow_if_crowded).
     crowded_before: u32,
@@ -317,7 +317,9 @@ impl FlowCache {
         self.holds(second, generation, key, count).then(|| self.entries[second].flow)
     }
 
-    /// Remembers that packets with these words belong to `flow`. `port_of` tells the port of a flow that is still there.
+    /// Remembers that packets with these words belong to `flow`. `port_of` tells the port of a flow
+    /// that is still there. A dead one keeps its place until it is taken out, which is merely slow; to look whether it lives
+    /// would touch the flow.
     pub(crate) fn insert(
         &mut self,
         port: PortId,

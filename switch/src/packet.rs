@@ -315,11 +315,15 @@ impl Packet {
         packet
     }
 
-    /// Copies `from` to a fresh head, behind the `at` bytes that are there; returns its length. What does not fit is a panic.
+    /// Copies `from` to a fresh head, behind the `at` bytes that are there; returns the length of `from`.
+    ///
+    /// # Panics
+    /// If it does not fit.
     #[inline]
     fn copy_in(&mut self, at: u16, from: Segment) -> u16 {
         let to = &mut self.buf[HEADROOM + usize::from(at)..][..from.len()];
-        // SAFETY: the segment is readable (Segment invariant 1), `to` is as long, and our own memory.
+        // SAFETY: 1. the segment is readable (Segment invariant 1), and `to` is as long. 2. `to` is our own memory, borrowed
+        // exclusively, and no segment lies in it.
         unsafe { short_copy::copy(from.ptr, to.as_mut_ptr(), from.len()) };
         #[allow(clippy::cast_possible_truncation, reason = "it fitted a head")]
         {

@@ -399,11 +399,12 @@ impl Pipeline {
             }
             let key = &mut keys[at];
             extract(packet, depth, key);
-            let (before, words) = relevant[..=at].split_at_mut(at);
+            let (before, rest) = relevant.split_at_mut(at);
+            let words = &mut rest[0];
             let is_like_previous = match before.last() {
-                Some(before) if has_previous => union.pick_beside(key, before, &mut words[0]),
+                Some(before) if has_previous => union.pick_beside(key, before, words),
                 _ => {
-                    union.pick(key, &mut words[0]);
+                    union.pick(key, words);
                     false
                 }
             };
@@ -413,9 +414,9 @@ impl Pipeline {
                 *repeats |= 1 << at;
                 continue;
             }
-            words[0].hash(seed, count);
+            words.hash(seed, count);
             if self.cache.is_enabled() {
-                self.cache.prefetch(words[0].hash);
+                self.cache.prefetch(words.hash);
             }
             #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]
             heads.push(at as u8);

@@ -13,7 +13,7 @@ use std::ptr;
 /// Longest piece that is copied in place; longer ones go to the library.
 const LONGEST: usize = 256;
 
-/// Sixteen bytes in a register.
+/// Sixteen bytes in one register; a `u128` would take two.
 #[cfg(target_arch = "x86_64")]
 type Wide = std::arch::x86_64::__m128i;
 #[cfg(not(target_arch = "x86_64"))]
@@ -27,15 +27,15 @@ type Wide = u128;
 #[inline]
 pub unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     match len {
-        // SAFETY: 8 <= len <= 16; the rest is passed on (1, 2).
+        // SAFETY: 8 <= len <= 16; any bits are a number (4); the rest is passed on (1, 2).
         8..=16 => unsafe { two::<u64, 1>(from, to, len) },
-        // SAFETY: 16 <= len <= 32; the rest is passed on (1, 2).
+        // SAFETY: 16 <= len <= 32; any bits are a number (4); the rest is passed on (1, 2).
         17..=32 => unsafe { two::<Wide, 1>(from, to, len) },
-        // SAFETY: 32 <= len <= 64; the rest is passed on (1, 2).
+        // SAFETY: 32 <= len <= 64; any bits are a number (4); the rest is passed on (1, 2).
         33..=64 => unsafe { two::<Wide, 2>(from, to, len) },
-        // SAFETY: 64 <= len <= 128; the rest is passed on (1, 2).
+        // SAFETY: 64 <= len <= 128; any bits are a number (4); the rest is passed on (1, 2).
         65..=128 => unsafe { two::<Wide, 4>(from, to, len) },
-        // SAFETY: 128 <= len <= 256; the rest is passed on (1, 2).
+        // SAFETY: 128 <= len <= 256; any bits are a number (4); the rest is passed on (1, 2).
         129..=LONGEST => unsafe { two::<Wide, 8>(from, to, len) },
         // SAFETY: passed on (1, 2).
         _ => unsafe { ptr::copy_nonoverlapping(from, to, len) },
@@ -44,49 +44,56 @@ pub unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
 
 /// Copies the first and the last `N` registers full of `len` bytes, which overlap or meet.
 ///
-/// All of a half is loaded before any of it is stored, and in registers: as an array of bytes it would go by way of the stack.
+/// Both are loaded before either is stored, and by registers: arrays of bytes would go by way of the stack.
 ///
 /// # Safety
-/// As [`copy`], and `N * size_of::<T>() <= len <= 2 * N * size_of::<T>()`.
+/// 1. and 2. of [`copy`].
+/// 3. `N * size_of::<T>() <= len <= 2 * N * size_of::<T>()`.
+/// 4. Any bits are a `T`.
 #[inline]
 unsafe fn two<T: Copy, const N: usize>(from: *const u8, to: *mut u8, len: usize) {
     let rest = len - N * size_of::<T>();
-    // SAFETY: the first `N * size_of::<T>()` of `len` bytes.
+    // SAFETY: the first of `len` readable bytes (1, 3); any bits will do (4).
     let first = unsafe { load::<T, N>(from) };
-    // SAFETY: `rest + N * size_of::<T>() = len`.
+    // SAFETY: `rest <= len` (3).
     let last_from = unsafe { from.add(rest) };
-    // SAFETY: the last of `len` bytes.
+    // SAFETY: the last of `len` readable bytes (1, 3); any bits will do (4).
     let last = unsafe { load::<T, N>(last_from) };
-    // SAFETY: as above, writable.
+    // SAFETY: the first of `len` writable bytes (1, 3).
     unsafe { store(to, first) };
-    // SAFETY: as above.
+    // SAFETY: `rest <= len` (3).
     let last_to = unsafe { to.add(rest) };
-    // SAFETY: as above.
+    // SAFETY: the last of `len` writable bytes (1, 3).
     unsafe { store(last_to, last) };
 }
 
+/// Loads `N` values, which need not be aligned.
+///
 /// # Safety
-/// `N` values are readable at `from`, which need not be aligned; any bits are a `T`.
+/// 1. As many bytes are readable at `from`.
+/// 2. Any bits are a `T`.
 #[inline]
 unsafe fn load<T: Copy, const N: usize>(from: *const u8) -> [T; N] {
     let from = from.cast::<T>();
     std::array::from_fn(|nth| {
-        // SAFETY: `nth < N`.
+        // SAFETY: `nth < N`, so it stays in the readable bytes (1).
         let at = unsafe { from.add(nth) };
-        // SAFETY: readable, by the caller.
+        // SAFETY: readable (1), and any bits will do (2).
         unsafe { at.read_unaligned() }
     })
 }
 
+/// Stores `N` values, which need not be aligned.
+///
 /// # Safety
-/// `N` values are writable at `to`, which need not be aligned.
+/// 1. As many bytes are writable at `to`.
 #[inline]
 unsafe fn store<T: Copy, const N: usize>(to: *mut u8, values: [T; N]) {
     let to = to.cast::<T>();
     for (nth, value) in values.into_iter().enumerate() {
-        // SAFETY: `nth < N`.
+        // SAFETY: `nth < N`, so it stays in the writable bytes (1).
         let at = unsafe { to.add(nth) };
-        // SAFETY: writable, by the caller.
+        // SAFETY: writable (1).
         unsafe { at.write_unaligned(value) };
     }
 }

@@ -212,7 +212,7 @@ impl Span {
         (self.host.as_ptr() as usize).wrapping_add(len).is_multiple_of(CACHE_LINE)
     }
 
-    /// The `N` bytes from `offset` on, read once.
+    /// The `N` bytes from `offset` on. The guest may write to them meanwhile: go by what this returned, and do not ask again.
     ///
     /// # Panics
     /// If the span ends before them.

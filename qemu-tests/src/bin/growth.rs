@@ -116,7 +116,7 @@ impl Bench {
     fn flows(mut self, flows: u64) -> Result<()> {
         self.rival.replace_rules(EXACT_DESTINATION)?;
         let before_kib = self.rival.resident_kib()?;
-        // A few at a time, as many new ones are over the budget of a port; then in any order.
+        // In order up to AHEAD beyond those that are installed, so that a switch is not only asked for new ones; then in any.
         self.warm_up(flows, |number, known| destination(number % flows.min(known + AHEAD)))?;
         let remark = self.remark(flows)?;
         let flows = flows.min(self.rival.counts()?.flows).max(1);

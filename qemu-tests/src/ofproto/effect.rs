@@ -155,8 +155,8 @@ fn set_tag(headers: &mut Headers, name: &str, value: u128, mask: u128) -> Result
 
 /// What `name` in the group `group` may stand for; a packet has one of these at most.
 ///
-/// Open vSwitch names the protocol in the group. vsteer's rewriting does not know it: `ip` is of either version or of ARP,
-/// which keeps its addresses in the same place, and `tp` are the first two numbers of whatever transport there is.
+/// Both name the network protocol in the group. vsteer does not name the transport: `tp` are the first two numbers of
+/// whatever there is.
 fn fields(group: &str, name: &str) -> Option<&'static [&'static str]> {
     Some(match (group, name) {
         ("eth", "src") => &["eth_src"],

@@ -36,7 +36,7 @@ pub(crate) struct NetHeader {
 }
 
 impl NetHeader {
-    /// What the bytes of a header say; the last two are zero if the header is the short one.
+    /// What the bytes of a header say. Of the short one, the caller leaves the last two zero.
     pub(crate) fn of_bytes(bytes: &[u8; HEADER_BYTES]) -> Self {
         let [b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b11] = *bytes;
         let low = u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]);

@@ -4,6 +4,7 @@
 //! them, and a field whose prerequisites no other condition states is refused rather than ignored.
 
 use crate::flow::fields::Fields;
+use crate::flow::key::MacAddr;
 use crate::rule::field::Field;
 use crate::rule::matching::Match;
 
@@ -43,6 +44,10 @@ pub(super) fn match_of(items: &[Item<'_>], names: &dyn PortNames) -> Result<Matc
     read(Subject::Packets, items, names)
 }
 
+/// Who sends a packet that is described without its Ethernet source. No station sends from zero, and a learning switch drops
+/// what does; this one is locally administered and spells `vstrc`, so that no rule means it by accident.
+pub const UNNAMED_SOURCE: MacAddr = [0x02, b'v', b's', b't', b'r', b'c'];
+
 /// The packet that `items` describe; `line` is all of its text.
 ///
 /// # Errors
@@ -58,6 +63,9 @@ pub(super) fn packet_of(
         return Err(line.behind().error("in_port=PORT, where the packet comes in"));
     }
     let mut fields = *matching.value();
+    if matching.field(Field::EthSrc).1 == 0 {
+        fields.key.eth_src = UNNAMED_SOURCE;
+    }
     for tag in &mut fields.key.vlan {
         if u128::from(tag.tci.get()) & PRESENT != 0 {
             tag.tpid.set(TPID);

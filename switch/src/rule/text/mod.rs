@@ -39,6 +39,7 @@ mod tests;
 #[cfg(test)]
 mod round_trip;
 
+pub use conditions::UNNAMED_SOURCE;
 pub use error::TextError;
 pub use print::{actions_text, match_text, rule_text};
 pub use statement::{

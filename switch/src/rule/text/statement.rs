@@ -95,8 +95,8 @@ pub fn parse_modification(
     Ok(Modification { selector: statement.selector(matching), actions, cookie })
 }
 
-/// The packet that a line of text describes, in the words of a match without masks. What is not said is zero, and a tag is
-/// one of 802.1Q.
+/// The packet that a line of text describes, in the words of a match without masks. What is not said is zero, but for the
+/// Ethernet source, which is [`UNNAMED_SOURCE`](super::UNNAMED_SOURCE); a tag is one of 802.1Q.
 ///
 /// # Errors
 /// It describes none.

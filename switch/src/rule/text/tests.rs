@@ -796,7 +796,10 @@ fn packet_has_what_is_said_and_nothing_else() {
         field.set(&mut expected, value, ALL);
     }
     expected.key.vlan[0].tpid.set(0x8100);
+    expected.key.eth_src = UNNAMED_SOURCE;
     assert_eq!(packet, expected);
+    let from_zero = parse_packet("in_port=vm1,eth_src=00:00:00:00:00:00", &Ports).unwrap();
+    assert_eq!(from_zero.key.eth_src, [0; 6], "said, so it stays");
     let apart = parse_packet("in_port=vm1,ip,nw_tos=184,nw_ecn=1", &Ports).unwrap();
     assert_eq!(Field::IpTos.get(&apart), 185, "as Open vSwitch prints it");
     for (text, column) in [("in_port=vm1,ip,nw_src=10.0.0.0/8", 23), ("tcp", 4), ("in_port=1,nw_ttl=*", 18)] {
