@@ -10,9 +10,6 @@ pub mod drop_reason;
 /// Counters of a port.
 pub mod counters;
 
-/// Copies of header-sized pieces without a call.
-pub mod short_copy;
-
 /// A packet: private head, borrowed tail, offload state.
 pub mod packet;
 

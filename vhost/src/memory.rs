@@ -17,7 +17,6 @@ use vm_memory::{
     GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
 };
 use vsteer_switch::packet::Segment;
-use vsteer_switch::short_copy;
 
 use crate::dirty_log::DirtyLog;
 use crate::sigbus;
@@ -148,7 +147,7 @@ impl Span {
     pub(crate) fn write(&self, bytes: &[u8]) {
         assert!(bytes.len() <= self.len());
         // SAFETY: the destination is mapped and long enough (Span invariant 1, assertion); the source is our own memory.
-        unsafe { short_copy::copy(bytes.as_ptr(), self.host.as_ptr(), bytes.len()) }
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.host.as_ptr(), bytes.len()) }
     }
 
     /// Copies the bytes of `from` to the start of the span.
@@ -171,7 +170,7 @@ impl Span {
     pub(crate) fn read(&self, to: &mut [u8]) {
         assert!(to.len() <= self.len());
         // SAFETY: the source is mapped and long enough (Span invariant 1, assertion); the destination is our own memory.
-        unsafe { short_copy::copy(self.host.as_ptr(), to.as_mut_ptr(), to.len()) }
+        unsafe { std::ptr::copy_nonoverlapping(self.host.as_ptr(), to.as_mut_ptr(), to.len()) }
     }
 
     /// The first `len` bytes of the span, or all of it if it is shorter.
