@@ -133,10 +133,7 @@ impl Union {
     /// Picks the words that matter from a key that is filled to [`depth`](Self::depth).
     #[inline]
     pub(crate) fn pick(&self, key: &FlowKey, to: &mut RelevantWords) {
-        let key = key.words();
-        for (word, &(at, mask)) in to.words.iter_mut().zip(&self.select[..self.count]) {
-            *word = key[usize::from(at)] & mask;
-        }
+        self.pick_beside(key, &RelevantWords::NONE, to);
     }
 
     /// The same, and says whether they are those of `before`. One pass does both, as to load several words at once that were
@@ -317,9 +314,10 @@ impl FlowCache {
         self.holds(second, generation, key, count).then(|| self.entries[second].flow)
     }
 
-    /// Remembers that packets with these words belong to `flow`. `port_of` tells the port of a flow
-    /// that is still there. A dead one keeps its place until it is taken out, which is merely slow; to look whether it lives
-    /// would touch the flow.
+    /// Remembers that packets with these words belong to `flow`.
+    ///
+    /// `port_of` tells the port of a flow that is still there. A dead one keeps its place until it is taken out, which is
+    /// merely slow; to look whether it lives would touch the flow.
     pub(crate) fn insert(
         &mut self,
         port: PortId,
