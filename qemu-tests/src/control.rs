@@ -41,6 +41,16 @@ impl Control {
         Ok(reply["result"].take())
     }
 
+    /// Megaflows at present.
+    pub fn megaflows(&mut self) -> Result<u64> {
+        let dump = self.call("flow_dump", &json!({"limit": 1}))?;
+        let shown = dump["flows"].as_array().map(|flows| flows.len() as u64);
+        let (Some(shown), Some(left_out)) = (shown, dump["left_out"].as_u64()) else {
+            fail!("flow_dump: {dump}")
+        };
+        Ok(shown + left_out)
+    }
+
     /// Puts these rules, one a line, in place of all others.
     pub fn replace_rules(&mut self, rules: &str) -> Result<()> {
         self.call("rule_replace", &json!({"text": rules})).map(drop)

@@ -165,8 +165,7 @@ fn change(world: &World) -> Result<String> {
     let mut control = world.control()?;
     let mut flows = 0;
     wait::until("10 000 megaflows", Duration::from_secs(8), || {
-        let dump = control.call("flow_dump", &json!({"limit": 1}))?;
-        flows = dump["flows"].as_array().map_or(0, Vec::len) as u64 + dump["left_out"].as_u64().unwrap_or(0);
+        flows = control.megaflows()?;
         Ok((flows >= MEGAFLOWS).then_some(()))
     })
     .context(format!("{flows} megaflows"))?;
