@@ -35,13 +35,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_queue::SegQueue;
 use parking_lot::Mutex;
+use vsteer_switch::bridge::config::SwitchConfig;
+use vsteer_switch::bridge::fdb::Fdb;
 use vsteer_switch::drop_reason::DropReason;
-use vsteer_switch::fdb::Fdb;
 use vsteer_switch::megaflow::Tier;
 use vsteer_switch::port::{MAX_PORTS, PortId};
 use vsteer_switch::rule::edit::Edit;
 use vsteer_switch::rule::set::RuleSet;
-use vsteer_switch::vlan::{SwitchConfig, VlanId};
+use vsteer_switch::wire::vlan::VlanId;
 use vsteer_vhost::net::queue::KickPoller;
 
 use self::mirrors::switch_mirrors;

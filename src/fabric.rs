@@ -6,7 +6,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::SegQueue;
-use vsteer_switch::fdb::Fdb;
+use vsteer_switch::bridge::fdb::Fdb;
 use vsteer_switch::megaflow::Megaflow;
 use vsteer_switch::pipeline::Events;
 

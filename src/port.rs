@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use vsteer_switch::bridge::config::PortVlan;
+use vsteer_switch::bridge::vlan::{VlanMode, VlanSet};
 use vsteer_switch::counters::PortCounters;
 use vsteer_switch::egress::OffloadCaps;
 use vsteer_switch::port::PortId;
-use vsteer_switch::vlan::{PortVlan, VlanId, VlanMode, VlanSet};
+use vsteer_switch::wire::vlan::VlanId;
 use vsteer_vhost::net::port::VhostPort;
 
 use crate::config::{PortSpec, VlanSpec};

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use vsteer_switch::bridge::config::SwitchConfig;
 use vsteer_switch::port::PortId;
 use vsteer_switch::rule::set::RuleSet;
-use vsteer_switch::vlan::SwitchConfig;
 use vsteer_vhost::net::port::PairSet;
 
 use crate::port::Port;

@@ -12,10 +12,11 @@ use vsteer_switch::edit::vlan::{outer_vlan, pop_vlan, push_vlan, set_vlan};
 use vsteer_switch::egress::rss::rss_hash;
 use vsteer_switch::egress::{Finisher, MAX_SEGMENTS, OffloadCaps};
 use vsteer_switch::flow::extract::extract;
-use vsteer_switch::flow::key::{Depth, FlowKey, VlanTag};
+use vsteer_switch::flow::key::{Depth, FlowKey};
 use vsteer_switch::packet::{Burst, Checksum, Frame, GsoKind, MAX_FRAME_BYTES, Offload, Packet, Segment};
 use vsteer_switch::port::PortId;
 use vsteer_switch::wire::layers::Layers;
+use vsteer_switch::wire::vlan::VlanTag;
 
 const CONTROL_BYTES: usize = 18;
 
@@ -171,7 +172,7 @@ fn check_layers(frame: &Frame<'_>) {
 /// Pushes tags, sets one, and pops them all again.
 fn check_edits(packet: &mut Packet, count: u8) {
     let offload = packet.offload;
-    let tag = |tpid: u16, tci: u16| VlanTag { tpid: tpid.into(), tci: tci.into() }.in_key();
+    let tag = |tpid: u16, tci: u16| VlanTag { tpid: tpid.into(), tci: tci.into() };
     let mut pushed = Vec::new();
     for index in 0..u16::from(count % 20) {
         match push_vlan(packet, tag(0x8100, index)) {

@@ -12,8 +12,11 @@
 use std::sync::Arc;
 
 use vsteer_switch::action::{Action, Punt, Verdict};
+use vsteer_switch::bridge::config::{PortVlan, SwitchConfig};
+use vsteer_switch::bridge::fdb::Fdb;
+use vsteer_switch::bridge::mirror::{Mirror, MirroredPorts};
+use vsteer_switch::bridge::vlan::VlanMode;
 use vsteer_switch::drop_reason::DropReason;
-use vsteer_switch::fdb::Fdb;
 use vsteer_switch::flow::extract::extract;
 use vsteer_switch::flow::key::{Depth, FlowKey};
 use vsteer_switch::megaflow::Megaflow;
@@ -27,7 +30,7 @@ use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
 use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::slow_path::{SwitchState, Translation, translate};
-use vsteer_switch::vlan::{Mirror, MirroredPorts, PortVlan, SwitchConfig, VlanId, VlanMode};
+use vsteer_switch::wire::vlan::VlanId;
 
 const MOST_RULES: usize = 12;
 const RULE_BYTES: usize = 14;

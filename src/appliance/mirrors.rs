@@ -1,7 +1,8 @@
 //! Mirrors: what `ctl mirror` does to them, and how they become part of a snapshot.
 
+use vsteer_switch::bridge::mirror::{MAX_MIRRORS, Mirror, MirroredPorts};
 use vsteer_switch::port::PortId;
-use vsteer_switch::vlan::{MAX_MIRRORS, Mirror, MirroredPorts, VlanId};
+use vsteer_switch::wire::vlan::VlanId;
 
 use super::{Appliance, PortTable};
 use crate::config::{MirrorPorts, MirrorSpec};

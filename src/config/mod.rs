@@ -38,8 +38,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use vsteer_switch::bridge::mirror::MAX_MIRRORS;
 use vsteer_switch::port::MAX_PORTS;
-use vsteer_switch::vlan::MAX_MIRRORS;
 
 use self::rules::ListedPorts;
 

@@ -11,14 +11,15 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use vsteer_switch::action::{Action, Verdict};
-use vsteer_switch::flow::key::{FRAG_ANY, FRAG_LATER, FlowKey, MacAddr, Mask, VLAN_PRESENT, VlanTag};
+use vsteer_switch::flow::key::{FlowKey, KeyTag, Mask, VLAN_PRESENT};
+use vsteer_switch::wire::vlan::TYPE_CUSTOMER;
+use vsteer_switch::wire::{FRAG_ANY, FRAG_LATER, MacAddr};
 
 use super::hex;
 
 const ETH_TYPE_IPV4: u16 = 0x0800;
 const ETH_TYPE_ARP: u16 = 0x0806;
 const ETH_TYPE_IPV6: u16 = 0x86dd;
-const TPID_CUSTOMER: u16 = 0x8100;
 
 /// The text of what `mask` looks at in `key`; `port_name` names ports, those it does not know are shown as numbers.
 pub fn match_text(key: &FlowKey, mask: &Mask, port_name: impl Fn(u32) -> Option<String>) -> String {
@@ -78,8 +79,8 @@ pub fn verdict_text(verdict: &Verdict, eth_type: u16, port_name: impl Fn(u32) ->
     let texts = actions.iter().map(|action| match action {
         Action::Output(port) => port_name(u32::from(port.number())).unwrap_or_else(|| port.to_string()),
         Action::PushVlan(tag) => {
-            let mask = VlanTag { tpid: u16::MAX.into(), tci: u16::MAX.into() };
-            format!("push_vlan({})", vlan(&tag.in_key(), &mask).join(","))
+            let mask = KeyTag { tpid: u16::MAX.into(), tci: u16::MAX.into() };
+            format!("push_vlan({})", vlan(&KeyTag::of_frame(*tag), &mask).join(","))
         }
         Action::PopVlan => "pop_vlan".to_owned(),
         Action::SetVlan(vlan) => format!("set_vlan(vid={vlan})"),
@@ -218,7 +219,7 @@ fn transport(text: &mut Text, key: &FlowKey, mask: &FlowKey) {
     text.group("tcp_flags", hex(key.tcp_flags.get(), mask.tcp_flags.get()).into_iter().collect());
 }
 
-fn vlan(tag: &VlanTag, mask: &VlanTag) -> Vec<String> {
+fn vlan(tag: &KeyTag, mask: &KeyTag) -> Vec<String> {
     let (tci, tci_mask) = (tag.tci.get(), mask.tci.get());
     let is_absent = tci & VLAN_PRESENT == 0 && tci_mask & VLAN_PRESENT != 0;
     if is_absent || mask.tpid.get() != 0 && tag.tpid.get() == 0 {
@@ -227,7 +228,7 @@ fn vlan(tag: &VlanTag, mask: &VlanTag) -> Vec<String> {
     if (tci_mask, mask.tpid.get()) == (VLAN_PRESENT, 0) {
         return vec!["present".to_owned()];
     }
-    let odd_tpid = mask.tpid.get() != 0 && tag.tpid.get() != TPID_CUSTOMER;
+    let odd_tpid = mask.tpid.get() != 0 && tag.tpid.get() != TYPE_CUSTOMER;
     fields([
         ("tpid", odd_tpid.then(|| hex(tag.tpid.get(), mask.tpid.get())).flatten()),
         ("vid", decimal(tci & 0xfff, tci_mask & 0xfff, 0xfff)),
@@ -300,7 +301,7 @@ mod tests {
             in_port: 3,
             eth_src: [0x52, 0x54, 0, 0, 0, 1],
             eth_dst: [0x52, 0x54, 0, 0, 0, 2],
-            vlan: [VlanTag { tpid: U16::new(0x8100), tci: U16::new(0xa00a) }, VlanTag::default()],
+            vlan: [KeyTag { tpid: U16::new(0x8100), tci: U16::new(0xa00a) }, KeyTag::default()],
             eth_type: U16::new(ETH_TYPE_IPV4),
             ip_proto: 6,
             ip_src: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 1],
@@ -315,7 +316,7 @@ mod tests {
             in_port: u32::MAX,
             eth_src: [0xff; 6],
             eth_dst: [0xff; 6],
-            vlan: [VlanTag { tpid: U16::MAX_VALUE, tci: U16::new(0x0fff) }, VlanTag::default()],
+            vlan: [KeyTag { tpid: U16::MAX_VALUE, tci: U16::new(0x0fff) }, KeyTag::default()],
             ..Default::default()
         };
         let mut key = switched_key();
@@ -323,7 +324,7 @@ mod tests {
             text(&key, &mask),
             "in_port(vm0),eth(src=52:54:00:00:00:01,dst=52:54:00:00:00:02),vlan(vid=10)"
         );
-        key.vlan[0] = VlanTag::default();
+        key.vlan[0] = KeyTag::default();
         key.in_port = 9;
         assert_eq!(
             text(&key, &mask),
@@ -337,7 +338,7 @@ mod tests {
         ip_src[12..15].fill(0xff);
         let mask = FlowKey {
             eth_dst: [1, 0, 0, 0, 0, 0],
-            vlan: [VlanTag { tpid: U16::ZERO, tci: U16::new(0xe000) }, VlanTag::default()],
+            vlan: [KeyTag { tpid: U16::ZERO, tci: U16::new(0xe000) }, KeyTag::default()],
             eth_type: U16::MAX_VALUE,
             ip_proto: 0xff,
             ip_frag: 0xff,

@@ -12,16 +12,17 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 use vsteer_switch::action::{Actions, Punt, Verdict};
+use vsteer_switch::bridge::config::{PortVlan, SwitchConfig};
+use vsteer_switch::bridge::fdb::Fdb;
 use vsteer_switch::classifier::{Classifier, ClassifierLimits, Pending};
 use vsteer_switch::drop_reason::DropReason;
-use vsteer_switch::fdb::Fdb;
 use vsteer_switch::flow::key::{Depth, FlowKey, Mask};
 use vsteer_switch::megaflow::{Megaflow, MegaflowSpec, Seen};
 use vsteer_switch::packet::{BURST, Burst, Frame, Offload, Segment};
 use vsteer_switch::pipeline::{Context, Events, Pipeline, PipelineConfig, Transmit};
 use vsteer_switch::port::PortId;
 use vsteer_switch::rule::set::RuleSet;
-use vsteer_switch::vlan::{PortVlan, SwitchConfig, VlanId};
+use vsteer_switch::wire::vlan::VlanId;
 
 struct Nobody;
 

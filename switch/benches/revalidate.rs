@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-use vsteer_switch::fdb::Fdb;
+use vsteer_switch::bridge::config::{PortVlan, SwitchConfig};
+use vsteer_switch::bridge::fdb::Fdb;
 use vsteer_switch::flow::key::{FlowKey, Mask};
 use vsteer_switch::megaflow::{Megaflow, MegaflowSpec};
 use vsteer_switch::port::PortId;
@@ -23,7 +24,6 @@ use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
 use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::slow_path::{self, SwitchState};
-use vsteer_switch::vlan::{PortVlan, SwitchConfig};
 
 fn port(number: u16) -> PortId {
     PortId::new(number).unwrap_or_default()

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use vsteer_switch::action::Punt;
+use vsteer_switch::bridge::config::{PortVlan, SwitchConfig};
+use vsteer_switch::bridge::fdb::Fdb;
 use vsteer_switch::drop_reason::DropReason;
-use vsteer_switch::fdb::Fdb;
-use vsteer_switch::flow::key::{FlowKey, MacAddr, VLAN_PRESENT, VlanTag};
+use vsteer_switch::flow::key::{FlowKey, KeyTag, VLAN_PRESENT};
 use vsteer_switch::megaflow::Megaflow;
 use vsteer_switch::packet::{BURST, Burst, Frame, Offload, Segment};
 use vsteer_switch::pipeline::{Context, Events, Pipeline, PipelineConfig, Transmit};
@@ -22,7 +23,8 @@ use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
 use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::slow_path::{SwitchState, translate};
-use vsteer_switch::vlan::{PortVlan, SwitchConfig, VlanId};
+use vsteer_switch::wire::MacAddr;
+use vsteer_switch::wire::vlan::VlanId;
 
 const STATION: MacAddr = [2, 0, 0, 0, 0, 2];
 const PORTS: u16 = 8;
@@ -170,8 +172,8 @@ fn translation(c: &mut Criterion) {
     }
     let rules = rules(vec![spec(0, 1, &[], vec![RuleAction::Output(OutputTo::Normal)])]);
     let state = SwitchState { config: &config, fdb: &fdb, rules: &rules };
-    let tag = VlanTag { tpid: 0x8100.into(), tci: (VLAN_PRESENT | 10).into() };
-    let flooded = FlowKey { eth_dst: [0xff; 6], vlan: [tag, VlanTag::default()], ..key(1) };
+    let tag = KeyTag { tpid: 0x8100.into(), tci: (VLAN_PRESENT | 10).into() };
+    let flooded = FlowKey { eth_dst: [0xff; 6], vlan: [tag, KeyTag::default()], ..key(1) };
     group.bench_function("NORMAL, flooded", |b| b.iter(|| translate(black_box(&flooded), &state, &mut ())));
     group.finish();
 }

@@ -11,9 +11,8 @@ use std::ops::Deref;
 
 use crate::drop_reason::DropReason;
 use crate::edit::rewrite::Rewrite;
-use crate::flow::key::VlanTag;
 use crate::port::PortId;
-use crate::vlan::VlanId;
+use crate::wire::vlan::{VlanId, VlanTag};
 
 /// A copy of a packet for whoever listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,9 +19,6 @@ pub mod wire;
 /// Flow keys, masks and their extraction from packet heads.
 pub mod flow;
 
-/// Port VLAN configuration, and the snapshot of all ports that the slow path reads.
-pub mod vlan;
-
 /// The way of a burst through the tables below, pass by pass.
 pub mod pipeline;
 
@@ -46,8 +43,8 @@ pub mod rule;
 /// The decision itself: a VLAN-aware learning switch.
 pub mod slow_path;
 
-/// The forwarding database: learned addresses.
-pub mod fdb;
+/// What `NORMAL` goes by: port configuration, VLANs, mirrors, learned addresses.
+pub mod bridge;
 
 /// Verdicts and actions.
 pub mod action;

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use crate::action::Verdict;
-use crate::flow::key::{FlowKey, MacAddr, Mask};
+use crate::flow::key::{FlowKey, Mask};
 use crate::port::PortId;
 use crate::prefetch::prefetch;
 use crate::rule::entry::Rule;
-use crate::vlan::VlanId;
+use crate::wire::MacAddr;
+use crate::wire::vlan::VlanId;
 
 /// Where a packet came from, as the forwarding database keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,9 +28,9 @@ pub struct Source {
 /// The state of the switch that a translation read, as generations of its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Seen {
-    /// [`SwitchConfig::generation`](crate::vlan::SwitchConfig::generation).
+    /// [`SwitchConfig::generation`](crate::bridge::config::SwitchConfig::generation).
     pub config: u64,
-    /// [`Fdb::generation`](crate::fdb::Fdb::generation), read before the translation.
+    /// [`Fdb::generation`](crate::bridge::fdb::Fdb::generation), read before the translation.
     pub fdb: u64,
     /// [`RuleSet::generation`](crate::rule::set::RuleSet::generation).
     pub rules: u64,

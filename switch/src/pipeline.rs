@@ -35,9 +35,10 @@ use self::run::run;
 pub use self::stats::PipelineStats;
 use self::stats::{Stopwatch, TIMED_ONE_IN, add};
 use crate::action::{Action, Punt, Verdict};
+use crate::bridge::config::SwitchConfig;
+use crate::bridge::fdb::Fdb;
 use crate::classifier::{Classifier, ClassifierLimits, Pending, SubtableStats};
 use crate::drop_reason::DropReason;
-use crate::fdb::Fdb;
 use crate::flow::extract::extract;
 use crate::flow::key::{Depth, FlowKey};
 use crate::flow_cache::{FlowCache, RelevantWords, Union};
@@ -46,7 +47,6 @@ use crate::packet::{BURST, Burst, Frame};
 use crate::port::{MAX_PORTS, PortId};
 use crate::rule::set::RuleSet;
 use crate::slow_path::{self, SwitchState};
-use crate::vlan::SwitchConfig;
 
 /// Shortest frame: an Ethernet header.
 const MIN_FRAME_BYTES: usize = 14;

@@ -13,12 +13,12 @@ pub mod limit;
 
 use std::sync::Arc;
 
-use crate::fdb::{Fdb, Learned};
+use crate::bridge::config::SwitchConfig;
+use crate::bridge::fdb::{Fdb, Learned};
 use crate::flow::key::Mask;
 use crate::megaflow::Megaflow;
 use crate::rule::entry::Rule;
 use crate::slow_path::{self, SwitchState};
-use crate::vlan::SwitchConfig;
 
 /// What is to be done with a megaflow after a change.
 #[derive(Debug)]

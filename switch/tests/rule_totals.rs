@@ -15,8 +15,9 @@ use std::thread;
 use proptest::prelude::*;
 
 use vsteer_switch::action::Punt;
+use vsteer_switch::bridge::config::{PortVlan, SwitchConfig};
+use vsteer_switch::bridge::fdb::Fdb;
 use vsteer_switch::drop_reason::DropReason;
-use vsteer_switch::fdb::Fdb;
 use vsteer_switch::flow::extract::extract;
 use vsteer_switch::flow::key::{Depth, FlowKey};
 use vsteer_switch::megaflow::Megaflow;
@@ -31,7 +32,6 @@ use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
 use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::slow_path::{self, SwitchState};
-use vsteer_switch::vlan::{PortVlan, SwitchConfig};
 
 const FRAME_BYTES: usize = 60;
 

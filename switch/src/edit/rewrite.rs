@@ -23,10 +23,12 @@ use zerocopy::IntoBytes;
 use zerocopy::byteorder::big_endian::U16;
 
 use crate::drop_reason::DropReason;
-use crate::flow::key::{FRAG_LATER, FlowKey, VLAN_PRESENT, VlanTag};
+use crate::flow::key::{FlowKey, KeyTag, VLAN_PRESENT};
 use crate::packet::{Checksum, Packet};
-use crate::wire::ethernet::{self, ADDRESSES_LEN, Link, TAG_LEN};
+use crate::wire::FRAG_LATER;
+use crate::wire::ethernet::{self, ADDRESSES_LEN, Link};
 use crate::wire::layers::{IpVersion, Layers};
+use crate::wire::vlan::TAG_LEN;
 use crate::wire::{arp, icmp, ipv6, ndp, sctp, tcp, udp};
 
 use super::crc32c;
@@ -57,7 +59,7 @@ impl Rewrite {
     /// Overwrites the bits of `mask` with those of `value`. Bits that are no header's, or that cannot be written alone, are
     /// left out.
     pub fn new(mask: &FlowKey, value: &FlowKey) -> Self {
-        let tag = |of: &VlanTag| VlanTag { tpid: U16::ZERO, tci: of.tci & U16::new(!VLAN_PRESENT) };
+        let tag = |of: &KeyTag| KeyTag { tpid: U16::ZERO, tci: of.tci & U16::new(!VLAN_PRESENT) };
         let mask = FlowKey {
             eth_dst: mask.eth_dst,
             eth_src: mask.eth_src,

@@ -7,9 +7,9 @@
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::drop_reason::DropReason;
-use crate::flow::key::VlanTag;
 use crate::packet::Packet;
-use crate::wire::ethernet::{ADDRESSES_LEN, HEADER_LEN, TAG_LEN, is_tag};
+use crate::wire::ethernet::{ADDRESSES_LEN, HEADER_LEN};
+use crate::wire::vlan::{TAG_LEN, VlanTag, is_tag};
 
 /// [`TAG_LEN`] as an offset by which offload positions move.
 #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "a tag has four bytes")]

@@ -204,7 +204,7 @@ mod completion {
     fn tag_pushed_on_the_way_moves_the_sum_along() {
         let frame = udp4_partial(&[0x55; 301]);
         let mut loaded = load(&frame, partial(34, 6), &[64]);
-        let tag = crate::flow::key::VlanTag { tpid: 0x8100.into(), tci: 10.into() };
+        let tag = crate::wire::vlan::VlanTag { tpid: 0x8100.into(), tci: 10.into() };
         crate::edit::vlan::push_vlan(&mut loaded.burst.packets_mut()[0], tag).unwrap();
         let mut finished = Vec::new();
         let emit = |frame: &Frame<'_>| {

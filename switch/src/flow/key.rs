@@ -15,37 +15,40 @@ use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::port::PortId;
-
-/// A 48-bit Ethernet address.
-pub type MacAddr = [u8; 6];
+use crate::wire::MacAddr;
+use crate::wire::vlan::VlanTag;
 
 /// The bit of a tag in a key that says that the tag is there. In a frame it is the drop-eligible bit, which no key holds.
 pub const VLAN_PRESENT: u16 = 0x1000;
 
-/// One VLAN tag; all zero when absent. In a frame bit 12 of `tci` is the drop-eligible bit, in a key [`VLAN_PRESENT`].
+/// A VLAN tag in a key, or a mask over one; all zero when absent. How a frame holds a tag is another type, [`VlanTag`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct VlanTag {
-    /// Tag protocol: 0x8100 or 0x88a8.
+pub struct KeyTag {
+    /// Tag protocol.
     pub tpid: U16,
-    /// Priority (3 bits), drop eligible or present (1 bit), VLAN (12 bits).
+    /// Priority (3 bits), [`VLAN_PRESENT`], VLAN (12 bits).
     pub tci: U16,
 }
 
-impl VlanTag {
-    /// The tag as keys hold it, of a tag as it stands in a frame; the absent tag stays as it is.
+impl KeyTag {
+    /// The tag of a frame; one whose protocol is zero is absent.
     #[inline]
-    #[must_use]
-    pub fn in_key(self) -> Self {
-        let present = if self.tpid == U16::ZERO { 0 } else { VLAN_PRESENT };
-        Self { tpid: self.tpid, tci: U16::new(self.tci.get() & !VLAN_PRESENT | present) }
+    pub fn of_frame(tag: VlanTag) -> Self {
+        let present = if tag.tpid == U16::ZERO { 0 } else { VLAN_PRESENT };
+        Self { tpid: tag.tpid, tci: U16::new(tag.tci.get() & !VLAN_PRESENT | present) }
+    }
+
+    /// The tag as a frame holds it, not drop eligible.
+    pub fn to_frame(self) -> VlanTag {
+        VlanTag { tpid: self.tpid, tci: self.tci & U16::new(!VLAN_PRESENT) }
+    }
+
+    /// Whether the tag is there.
+    pub fn is_present(self) -> bool {
+        self.tci.get() & VLAN_PRESENT != 0
     }
 }
-
-/// `FlowKey::ip_frag`: the packet is a fragment.
-pub const FRAG_ANY: u8 = 1;
-/// `FlowKey::ip_frag`: the packet is a fragment other than the first, so it has no transport header.
-pub const FRAG_LATER: u8 = 2;
 
 /// The key of a flow.
 ///
@@ -71,7 +74,7 @@ pub struct FlowKey {
     /// Keeps word 2 whole; always zero.
     pub reserved1: u16,
     /// Outer and inner VLAN tag.
-    pub vlan: [VlanTag; 2],
+    pub vlan: [KeyTag; 2],
     // Words 4-8: network layer.
     /// IP protocol, or the low byte of the ARP operation.
     pub ip_proto: u8,
@@ -79,7 +82,7 @@ pub struct FlowKey {
     pub ip_tos: u8,
     /// Time to live or hop limit.
     pub ip_ttl: u8,
-    /// [`FRAG_ANY`] and [`FRAG_LATER`].
+    /// [`FRAG_ANY`](crate::wire::FRAG_ANY) and [`FRAG_LATER`](crate::wire::FRAG_LATER).
     pub ip_frag: u8,
     /// IPv6 flow label, 20 bits.
     pub ipv6_label: U32,
@@ -159,7 +162,7 @@ impl FlowKey {
         in_port: PortId,
         addresses: &[u8; 12],
         eth_type: u16,
-        tags: [VlanTag; 2],
+        tags: [KeyTag; 2],
     ) {
         let [dst_and_src @ .., s2, s3, s4, s5] = *addresses;
         let [t0, t1] = eth_type.to_be_bytes();
@@ -281,7 +284,7 @@ mod tests {
         for at in [0, 1, 2, 3, 4, 6, 8, 9] {
             key.words_mut()[at] = 0xa5a5_a5a5_a5a5_a5a5;
         }
-        let tags = [VlanTag { tpid: U16::new(0x8100), tci: U16::new(7) }, VlanTag::default()];
+        let tags = [KeyTag { tpid: U16::new(0x8100), tci: U16::new(7) }, KeyTag::default()];
         key.set_link(PortId::new(3).unwrap(), &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], 0x800, tags);
         key.set_ip(17, 1, 64, 3, 0x12345);
         key.set_ipv4_addresses([10, 0, 0, 1], [10, 0, 0, 2]);

@@ -5,10 +5,9 @@ use super::batches::Batches;
 use crate::action::{Action, Actions};
 use crate::drop_reason::DropReason;
 use crate::edit::vlan::{outer_vlan, pop_vlan, push_vlan, set_vlan};
-use crate::flow::key::VlanTag;
 use crate::packet::{Burst, Packet};
 use crate::port::PortId;
-use crate::vlan::VlanId;
+use crate::wire::vlan::{VlanId, VlanTag};
 
 /// Runs the actions of one packet.
 #[inline]

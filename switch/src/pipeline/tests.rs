@@ -5,8 +5,9 @@ use std::cell::{Cell, RefCell};
 use proptest::prelude::*;
 
 use super::*;
-use crate::flow::key::MacAddr;
-use crate::flow::key::VlanTag;
+use crate::bridge::config::PortVlan;
+use crate::bridge::vlan::{VlanMode, VlanSet};
+use crate::flow::key::KeyTag;
 use crate::packet::{Offload, Segment};
 use crate::revalidate::{refresh_source, still_valid};
 use crate::rule::action::{OutputTo, RuleAction};
@@ -14,8 +15,8 @@ use crate::rule::edit::Edit;
 use crate::rule::entry::RuleSpec;
 use crate::rule::field::Field;
 use crate::rule::matching::Match;
-use crate::vlan::VlanId;
-use crate::vlan::{PortVlan, VlanMode, VlanSet};
+use crate::wire::MacAddr;
+use crate::wire::vlan::{VlanId, VlanTag};
 
 fn port(number: u16) -> PortId {
     PortId::new(number).unwrap()
@@ -288,8 +289,8 @@ proptest! {
             let wanted = reference(&SwitchState { fdb: &twin, ..bed.state() }, in_port, &frames);
             let seen = bed.send(in_port, &frames);
             compare(&seen, &wanted)?;
-            let of_tag = VlanMode::default().classify(tci.map_or(VlanTag::default(), |tci| {
-                VlanTag { tpid: 0x8100.into(), tci: tci.into() }.in_key()
+            let of_tag = VlanMode::default().classify(tci.map_or(KeyTag::default(), |tci| {
+                KeyTag::of_frame(VlanTag { tpid: 0x8100.into(), tci: tci.into() })
             }));
             twin.learn(of_tag.unwrap(), mac(src), port(in_port), bed.now_ms, u32::MAX);
             bed.revalidate();

@@ -16,13 +16,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use super::{Check, check, refresh_source};
-use crate::fdb::Fdb;
+use crate::bridge::config::SwitchConfig;
+use crate::bridge::fdb::Fdb;
 use crate::megaflow::Megaflow;
 use crate::prefetch::prefetch;
 use crate::rule::entry::Rule;
 use crate::rule::set::RuleSet;
 use crate::slow_path::SwitchState;
-use crate::vlan::SwitchConfig;
 
 /// Parts that are locked by themselves.
 const SHARDS: usize = 1024;

@@ -10,7 +10,7 @@
 use std::mem::offset_of;
 
 use crate::flow::fields::Fields;
-use crate::flow::key::{FlowKey, VlanTag};
+use crate::flow::key::{FlowKey, KeyTag};
 
 /// What a packet must be to have a field. A rule that matches or changes the field says so in its match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,8 +157,8 @@ macro_rules! fields {
 }
 
 const VLAN: usize = offset_of!(FlowKey, vlan);
-const TCI: usize = VLAN + offset_of!(VlanTag, tci);
-const INNER_TCI: usize = TCI + size_of::<VlanTag>();
+const TCI: usize = VLAN + offset_of!(KeyTag, tci);
+const INNER_TCI: usize = TCI + size_of::<KeyTag>();
 const SRC: usize = offset_of!(FlowKey, ip_src);
 const DST: usize = offset_of!(FlowKey, ip_dst);
 const TP_SRC: usize = offset_of!(FlowKey, tp_src);

@@ -5,16 +5,17 @@
 //! mirrored to the port that it came from, nor is a copy mirrored again.
 
 use crate::action::Action;
-use crate::flow::key::{VLAN_PRESENT, VlanTag};
+use crate::bridge::config::PortVlan;
+use crate::flow::key::{KeyTag, VLAN_PRESENT};
 use crate::port::PortId;
-use crate::vlan::{PortVlan, VlanId};
+use crate::wire::vlan::VlanId;
 
 use super::Translator;
 use super::normal::edit;
 use super::trace::{Note, Observer};
 
 /// The VLAN of a frame with `tag` at a port, whether or not the port is a member of it.
-fn vlan_at(port: Option<&PortVlan>, tag: VlanTag) -> Option<VlanId> {
+fn vlan_at(port: Option<&PortVlan>, tag: KeyTag) -> Option<VlanId> {
     let own = || VlanId::new(tag.tci.get() & !VLAN_PRESENT);
     port.and_then(|port| port.mode.classify(tag)).or_else(own)
 }

@@ -20,8 +20,9 @@
 use std::sync::Arc;
 
 use crate::action::{Action, Punt, Verdict};
+use crate::bridge::config::SwitchConfig;
+use crate::bridge::fdb::{Fdb, Learned};
 use crate::drop_reason::DropReason;
-use crate::fdb::{Fdb, Learned};
 use crate::flow::key::{FlowKey, Mask};
 use crate::megaflow::{Seen, Source};
 use crate::port::PortId;
@@ -29,7 +30,6 @@ use crate::rule::action::{OutputTo, RuleAction, Subfield};
 use crate::rule::entry::Rule;
 use crate::rule::field::{Field, Needs};
 use crate::rule::set::{Found, RuleSet};
-use crate::vlan::SwitchConfig;
 
 use action_set::ActionSet;
 use plan::Plan;

@@ -4,19 +4,20 @@
 //! tag that its outputs need are its own; rules that go on after it see the packet as before.
 
 use crate::action::Action;
+use crate::bridge::vlan::Tagging;
 use crate::drop_reason::DropReason;
-use crate::flow::key::{VLAN_PRESENT, VlanTag};
+use crate::flow::key::{KeyTag, VLAN_PRESENT};
 use crate::megaflow::Source;
 use crate::port::PortId;
-use crate::vlan::{Tagging, VlanId};
+use crate::wire::vlan::VlanId;
 
 use super::Translator;
 use super::trace::{Note, Observer};
 use super::view::{TagEdit, View};
 
 /// How a frame with `tag` must be changed to leave as a frame of `vlan`.
-pub(super) fn edit(tag: VlanTag, vlan: VlanId, tagging: Tagging) -> Option<TagEdit> {
-    let tagged = tag.tci.get() & VLAN_PRESENT != 0;
+pub(super) fn edit(tag: KeyTag, vlan: VlanId, tagging: Tagging) -> Option<TagEdit> {
+    let tagged = tag.is_present();
     let priority_only = tag.tci.get() == VLAN_PRESENT;
     match tagging {
         Tagging::Untagged => tagged.then_some(TagEdit::Pop),
@@ -42,7 +43,7 @@ impl<O: Observer> Translator<'_, O> {
     }
 
     /// The ingress half: which VLAN the packet is in, and whether its addresses may pass at all.
-    fn admit(&mut self) -> Result<(Source, VlanTag), DropReason> {
+    fn admit(&mut self) -> Result<(Source, KeyTag), DropReason> {
         let config = self.state.config;
         let view: &mut View = &mut self.view;
         let port = view.in_port().ok_or(DropReason::NoEgress)?;
@@ -66,7 +67,7 @@ impl<O: Observer> Translator<'_, O> {
     }
 
     /// The egress half: to the port where the destination was learned, else to every member of the VLAN.
-    fn forward(&mut self, source: Source, tag: VlanTag) {
+    fn forward(&mut self, source: Source, tag: KeyTag) {
         let Source { vlan, port: in_port, .. } = source;
         let config = self.state.config;
         let destination = self.view.destination();
@@ -93,7 +94,7 @@ impl<O: Observer> Translator<'_, O> {
     /// the last two, so no edit has to be undone.
     fn outputs(
         &mut self,
-        tag: VlanTag,
+        tag: KeyTag,
         vlan: VlanId,
         egress: impl Iterator<Item = (PortId, Tagging)> + Clone,
     ) {

@@ -6,14 +6,16 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::action::Actions;
+use crate::bridge::config::PortVlan;
+use crate::bridge::mirror::{Mirror, MirroredPorts};
+use crate::bridge::vlan::VlanMode;
 use crate::flow::fields::Fields;
-use crate::flow::key::MacAddr;
-use crate::flow::key::VlanTag;
+use crate::flow::key::KeyTag;
 use crate::rule::edit::Edit;
 use crate::rule::entry::RuleSpec;
 use crate::rule::matching::Match;
-use crate::vlan::{Mirror, MirroredPorts};
-use crate::vlan::{PortVlan, TPID_8021Q, VlanId, VlanMode};
+use crate::wire::MacAddr;
+use crate::wire::vlan::{TYPE_CUSTOMER, VlanId, VlanTag};
 
 static RULES: LazyLock<RuleSet> = LazyLock::new(|| RuleSet::learning_switch(0));
 
@@ -50,7 +52,7 @@ fn any_mode() -> impl Strategy<Value = VlanMode> {
         any_vlan().prop_map(VlanMode::Access),
         (prop::option::of(any_vlan()), allowed).prop_map(|(native, allowed)| VlanMode::Trunk {
             native,
-            allowed: allowed.map_or(crate::vlan::VlanSet::ALL, |vlans| vlans.into_iter().collect()),
+            allowed: allowed.map_or(crate::bridge::vlan::VlanSet::ALL, |vlans| vlans.into_iter().collect()),
         }),
     ]
 }
@@ -81,8 +83,10 @@ fn any_key() -> impl Strategy<Value = FlowKey> {
         .prop_map(|(in_port, eth_dst, eth_src, tag, noise)| {
             let mut key = FlowKey { in_port: in_port.into(), eth_dst, eth_src, ..FlowKey::default() };
             if let Some((tpid, priority, vlan)) = tag {
-                key.vlan[0] =
-                    VlanTag { tpid: tpid.into(), tci: (priority << 13 | vlan.number()).into() }.in_key();
+                key.vlan[0] = KeyTag::of_frame(VlanTag {
+                    tpid: tpid.into(),
+                    tci: (priority << 13 | vlan.number()).into(),
+                });
             }
             key.eth_type = 0x800.into();
             key.words_mut()[5] = noise;
@@ -91,7 +95,7 @@ fn any_key() -> impl Strategy<Value = FlowKey> {
 }
 
 fn push(vlan: VlanId) -> Action {
-    Action::PushVlan(VlanTag { tpid: TPID_8021Q.into(), tci: vlan.number().into() })
+    Action::PushVlan(VlanTag::of_vlan(vlan))
 }
 
 fn decide_key(key: &FlowKey, config: &SwitchConfig, fdb: &Fdb) -> Translation {
@@ -150,7 +154,7 @@ fn oracle_catches_a_mask_that_is_one_bit_too_wide() {
     let fdb = Fdb::new(64);
     fdb.learn(vlan(10), MACS[1], port(1), 0, 9);
     let mut key = FlowKey { in_port: 0, eth_src: MACS[0], eth_dst: MACS[1], ..FlowKey::default() };
-    key.vlan[0] = VlanTag { tpid: TPID_8021Q.into(), tci: 10.into() }.in_key();
+    key.vlan[0] = KeyTag::of_frame(VlanTag { tpid: TYPE_CUSTOMER.into(), tci: 10.into() });
     let mask = decide_key(&key, &config, &fdb).mask;
     let mut caught = 0;
     for word in 0..FlowKey::WORDS {
@@ -167,7 +171,7 @@ fn oracle_catches_a_mask_that_is_one_bit_too_wide() {
 fn decide(config: &SwitchConfig, fdb: &Fdb, in_port: u16, tci: Option<u16>, dst: MacAddr) -> Verdict {
     let mut key = FlowKey { in_port: in_port.into(), eth_src: MACS[0], eth_dst: dst, ..FlowKey::default() };
     if let Some(tci) = tci {
-        key.vlan[0] = VlanTag { tpid: TPID_8021Q.into(), tci: tci.into() }.in_key();
+        key.vlan[0] = KeyTag::of_frame(VlanTag { tpid: TYPE_CUSTOMER.into(), tci: tci.into() });
     }
     decide_key(&key, config, fdb).verdict
 }

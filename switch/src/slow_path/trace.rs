@@ -12,7 +12,7 @@ use crate::port::PortId;
 use crate::rule::action::RuleAction;
 use crate::rule::entry::Rule;
 use crate::rule::field::Field;
-use crate::vlan::VlanId;
+use crate::wire::vlan::VlanId;
 
 /// Something that a translation found and that no action or rule shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

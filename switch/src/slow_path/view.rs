@@ -18,21 +18,17 @@ use zerocopy::byteorder::big_endian::U16;
 use crate::action::Action;
 use crate::edit::rewrite::Rewrite;
 use crate::flow::fields::Fields;
-use crate::flow::key::{FRAG_LATER, FlowKey, Mask, VLAN_PRESENT, VlanTag};
+use crate::flow::key::{FlowKey, KeyTag, Mask, VLAN_PRESENT};
 use crate::port::PortId;
 use crate::rule::field::{Field, Needs};
-use crate::vlan::{TPID_8021Q, VlanId};
+use crate::wire::FRAG_LATER;
+use crate::wire::vlan::{PCP, TYPE_CUSTOMER, VID, VlanId, VlanTag};
 use crate::wire::{ethernet, icmp, ndp, sctp, tcp, udp};
 
 use super::plan::Plan;
 
-/// VLAN bits of a tag.
-const VID: u16 = 0xfff;
-/// Priority bits of a tag.
-const PCP: u16 = 0xe000;
-
 /// The bits of a tag that rules see, all of them.
-const WHOLE_TAG: VlanTag = VlanTag { tpid: U16::MAX_VALUE, tci: U16::MAX_VALUE };
+const WHOLE_TAG: KeyTag = KeyTag { tpid: U16::MAX_VALUE, tci: U16::MAX_VALUE };
 
 /// Where a tag stands.
 #[derive(Debug, Clone, Copy)]
@@ -46,9 +42,9 @@ struct Place {
 /// A tag out of sight.
 #[derive(Debug, Clone, Copy)]
 struct Buried {
-    tag: VlanTag,
-    known: VlanTag,
-    due: VlanTag,
+    tag: KeyTag,
+    known: KeyTag,
+    due: KeyTag,
     place: Place,
 }
 
@@ -123,11 +119,11 @@ impl View {
     }
 
     /// The outer tag without its priority.
-    pub(super) fn outer_tag(&mut self) -> VlanTag {
+    pub(super) fn outer_tag(&mut self) -> KeyTag {
         const BITS: u16 = VLAN_PRESENT | VID;
         self.looked.key.vlan[0].tci |= U16::new(BITS);
-        let VlanTag { tpid, tci } = self.fields.key.vlan[0];
-        VlanTag { tpid, tci: tci & U16::new(BITS) }
+        let KeyTag { tpid, tci } = self.fields.key.vlan[0];
+        KeyTag { tpid, tci: tci & U16::new(BITS) }
     }
 
     pub(super) fn source_is_group(&mut self) -> bool {
@@ -259,9 +255,9 @@ impl View {
             fields.key.vlan[1] = fields.key.vlan[0];
         }
         self.places[1] = self.places[0];
-        self.fields.key.vlan[0] = VlanTag { tpid: tpid.into(), tci };
+        self.fields.key.vlan[0] = KeyTag { tpid: tpid.into(), tci };
         self.known.key.vlan[0] = WHOLE_TAG;
-        self.due.key.vlan[0] = VlanTag::default();
+        self.due.key.vlan[0] = KeyTag::default();
         self.places[0] = Place { origin: None, is_new: true };
         self.is_due = true;
     }
@@ -276,8 +272,7 @@ impl View {
             self.popped += 1;
         }
         let none = Place { origin: None, is_new: false };
-        let absent =
-            Buried { tag: VlanTag::default(), known: WHOLE_TAG, due: VlanTag::default(), place: none };
+        let absent = Buried { tag: KeyTag::default(), known: WHOLE_TAG, due: KeyTag::default(), place: none };
         let risen = self.buried.pop().unwrap_or(absent);
         for (fields, tag) in
             [(&mut self.fields, risen.tag), (&mut self.known, risen.known), (&mut self.due, risen.due)]
@@ -291,7 +286,7 @@ impl View {
 
     fn has_tag(&mut self, nth: usize) -> bool {
         self.looked.key.vlan[nth].tci |= U16::new(VLAN_PRESENT);
-        self.fields.key.vlan[nth].tci.get() & VLAN_PRESENT != 0
+        self.fields.key.vlan[nth].is_present()
     }
 
     /// Overwrites bits of a tag, `(value, mask)`. The present bit inserts or removes the outer tag; an inner tag comes and
@@ -301,7 +296,7 @@ impl View {
         let stays = if mask & VLAN_PRESENT == 0 { is_there } else { value & VLAN_PRESENT != 0 };
         match (is_there, stays) {
             (true, true) => {}
-            (false, true) if nth == 0 => self.push_tag(TPID_8021Q),
+            (false, true) if nth == 0 => self.push_tag(TYPE_CUSTOMER),
             (true, false) if nth == 0 => {
                 self.pop_tag();
                 return;
@@ -343,7 +338,7 @@ impl View {
         }
         // The tags from the outermost on: new ones, then those that the datapath has.
         let mut pushed = Vec::new();
-        let (mut values, mut bits) = ([VlanTag::default(); 2], [VlanTag::default(); 2]);
+        let (mut values, mut bits) = ([KeyTag::default(); 2], [KeyTag::default(); 2]);
         let mut of_packet = 0;
         let in_sight = (0..2).map(|nth| Buried {
             tag: self.fields.key.vlan[nth],
@@ -354,7 +349,7 @@ impl View {
         for tag in in_sight.chain(self.buried.iter().rev().copied()) {
             if tag.place.is_new {
                 note(&mut self.mask, tag.place, WHOLE_TAG, tag.known);
-                pushed.push(VlanTag { tpid: tag.tag.tpid, tci: tag.tag.tci & U16::new(!VLAN_PRESENT) });
+                pushed.push(tag.tag.to_frame());
             } else if let (Some(value), Some(due)) = (values.get_mut(of_packet), bits.get_mut(of_packet)) {
                 note(&mut self.mask, tag.place, tag.due, tag.known);
                 (*value, *due) = (tag.tag, tag.due);
@@ -377,7 +372,7 @@ impl View {
         self.due = Fields::NONE;
         self.places.iter_mut().for_each(|place| place.is_new = false);
         for tag in &mut self.buried {
-            (tag.due, tag.place.is_new) = (VlanTag::default(), false);
+            (tag.due, tag.place.is_new) = (KeyTag::default(), false);
         }
         self.is_due = false;
     }
@@ -396,8 +391,7 @@ impl View {
                 self.places[0].is_new = true;
             }
             TagEdit::Push(vlan) => {
-                let tag = VlanTag { tpid: TPID_8021Q.into(), tci: vlan.number().into() };
-                plan.push(Action::PushVlan(tag));
+                plan.push(Action::PushVlan(VlanTag::of_vlan(vlan)));
                 self.popped += 1;
             }
         }
@@ -406,7 +400,7 @@ impl View {
 }
 
 /// Adds the bits of a tag that are not known to the mask, where they stand in the key.
-fn note(mask: &mut Mask, place: Place, bits: VlanTag, known: VlanTag) {
+fn note(mask: &mut Mask, place: Place, bits: KeyTag, known: KeyTag) {
     let Some(origin) = place.origin else { return };
     let tag = &mut mask.0.vlan[usize::from(origin)];
     tag.tpid |= bits.tpid & !known.tpid;

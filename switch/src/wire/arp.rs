@@ -6,8 +6,8 @@
 use zerocopy::byteorder::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
+use super::MacAddr;
 use super::ethernet::TYPE_IPV4;
-use crate::flow::key::MacAddr;
 
 const HARDWARE_ETHERNET: u16 = 1;
 

@@ -8,14 +8,12 @@
 
 use zerocopy::FromBytes;
 
-use crate::flow::key::VlanTag;
+use super::vlan::{TAG_LEN, VlanTag, is_tag};
 
 /// Bytes of an Ethernet header without tags.
 pub const HEADER_LEN: usize = 14;
 /// Bytes of the two addresses, after which the first tag stands.
 pub const ADDRESSES_LEN: usize = 12;
-/// Bytes of one VLAN tag.
-pub const TAG_LEN: usize = 4;
 /// Bytes of an Ethernet header with as many tags as are read.
 const TAGGED_LEN: usize = HEADER_LEN + 2 * TAG_LEN;
 
@@ -23,18 +21,10 @@ const TAGGED_LEN: usize = HEADER_LEN + 2 * TAG_LEN;
 pub const TYPE_IPV4: u16 = 0x0800;
 /// Ethernet type of ARP.
 pub const TYPE_ARP: u16 = 0x0806;
-/// Ethernet type of a customer VLAN tag.
-pub const TYPE_VLAN: u16 = 0x8100;
+/// Ethernet type of reverse ARP.
+pub const TYPE_RARP: u16 = 0x8035;
 /// Ethernet type of IPv6.
 pub const TYPE_IPV6: u16 = 0x86dd;
-/// Ethernet type of a service VLAN tag.
-pub const TYPE_SERVICE_VLAN: u16 = 0x88a8;
-
-/// Whether an Ethernet type announces a VLAN tag.
-#[inline]
-pub fn is_tag(eth_type: u16) -> bool {
-    eth_type == TYPE_VLAN || eth_type == TYPE_SERVICE_VLAN
-}
 
 /// The part of a frame's link layer that varies in length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

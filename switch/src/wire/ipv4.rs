@@ -6,8 +6,7 @@
 use zerocopy::byteorder::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::Upper;
-use crate::flow::key::{FRAG_ANY, FRAG_LATER};
+use super::{FRAG_ANY, FRAG_LATER, Upper};
 
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET_MASK: u16 = 0x1fff;

@@ -11,8 +11,7 @@
 use zerocopy::byteorder::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::Upper;
-use crate::flow::key::{FRAG_ANY, FRAG_LATER};
+use super::{FRAG_ANY, FRAG_LATER, Upper};
 
 /// Bytes in the fixed header.
 pub const HEADER_LEN: usize = 40;

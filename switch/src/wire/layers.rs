@@ -1,8 +1,7 @@
 //! Where the layers of an IP frame lie, for work that rewrites headers rather than matches on them.
 
 use super::ethernet::{self, Link};
-use super::{Upper, ipv4, ipv6};
-use crate::flow::key::FRAG_LATER;
+use super::{FRAG_LATER, Upper, ipv4, ipv6};
 
 /// Version of the network layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +25,7 @@ pub struct Layers {
     pub end: usize,
     /// Protocol at `transport`; an extension header's number where the walk over them ended early.
     pub protocol: u8,
-    /// `FlowKey::ip_frag` bits.
+    /// [`FRAG_ANY`](super::FRAG_ANY) and [`FRAG_LATER`].
     pub fragment: u8,
 }
 

@@ -10,6 +10,9 @@
 /// Ethernet and its VLAN tags.
 pub mod ethernet;
 
+/// VLAN tags.
+pub mod vlan;
+
 /// ARP for IPv4 over Ethernet.
 pub mod arp;
 
@@ -40,12 +43,20 @@ pub mod layers;
 #[cfg(test)]
 pub(crate) mod golden;
 
+/// A 48-bit Ethernet address.
+pub type MacAddr = [u8; 6];
+
+/// Fragment flag: the packet is a fragment.
+pub const FRAG_ANY: u8 = 1;
+/// Fragment flag: the packet is a fragment other than the first, so it has no transport header.
+pub const FRAG_LATER: u8 = 2;
+
 /// What lies above an IP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Upper {
     /// IP protocol of the bytes at `offset`; for IPv6 the number of the header at which the walk ended.
     pub protocol: u8,
-    /// `FlowKey::ip_frag` bits.
+    /// [`FRAG_ANY`] and [`FRAG_LATER`].
     pub fragment: u8,
     /// Where the bytes lie, from the start of the IP header; may lie beyond the head.
     pub offset: usize,

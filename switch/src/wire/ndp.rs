@@ -8,8 +8,7 @@
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::icmp;
-use crate::flow::key::MacAddr;
+use super::{MacAddr, icmp};
 
 /// ICMPv6 type of a neighbour solicitation.
 pub const SOLICITATION: u8 = 135;

@@ -1,12 +1,15 @@
 //! Random switches, rules and packets. Numbers come from small pools, so that rules overlap and packets meet them.
 
-use vsteer_switch::fdb::Fdb;
+use vsteer_switch::bridge::config::{PortVlan, SwitchConfig};
+use vsteer_switch::bridge::fdb::Fdb;
+use vsteer_switch::bridge::mirror::{Mirror, MirroredPorts};
+use vsteer_switch::bridge::vlan::{VlanMode, VlanSet};
 use vsteer_switch::port::PortId;
 use vsteer_switch::rule::action::{OutputTo, RuleAction, Subfield};
 use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
-use vsteer_switch::vlan::{Mirror, MirroredPorts, PortVlan, SwitchConfig, VlanId, VlanMode, VlanSet};
+use vsteer_switch::wire::vlan::VlanId;
 
 use crate::plain::{ARP, ICMP, ICMPV6, IPV4, IPV6, Plain, SCTP, TCP, Tag, UDP};
 

@@ -1,13 +1,16 @@
 //! What the rules do with a packet, worked out the plain way: rules are tried one after the other, a lookup within a rule
 //! is a call, outputs are frames.
 
+use vsteer_switch::bridge::config::SwitchConfig;
+use vsteer_switch::bridge::fdb::Fdb;
+use vsteer_switch::bridge::mirror::MirroredPorts;
+use vsteer_switch::bridge::vlan::VlanMode;
 use vsteer_switch::drop_reason::DropReason;
-use vsteer_switch::fdb::Fdb;
 use vsteer_switch::port::PortId;
 use vsteer_switch::rule::action::{OutputTo, RuleAction, Subfield};
 use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::field::{Field, Needs};
-use vsteer_switch::vlan::{MirroredPorts, SwitchConfig, VlanId, VlanMode};
+use vsteer_switch::wire::vlan::VlanId;
 
 use crate::plain::{Plain, Tag};
 

@@ -19,8 +19,9 @@ mod plain;
 use std::sync::Arc;
 
 use vsteer_switch::action::{Action, Punt, Verdict};
+use vsteer_switch::bridge::config::SwitchConfig;
+use vsteer_switch::bridge::fdb::Fdb;
 use vsteer_switch::drop_reason::DropReason;
-use vsteer_switch::fdb::Fdb;
 use vsteer_switch::flow::extract::extract;
 use vsteer_switch::flow::key::{Depth, FlowKey, Mask};
 use vsteer_switch::megaflow::Megaflow;
@@ -31,7 +32,6 @@ use vsteer_switch::rule::edit::Edit;
 use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::slow_path::{SwitchState, Translation, translate};
-use vsteer_switch::vlan::SwitchConfig;
 
 use generate::Random;
 use interpret::{Fate, Rules};

@@ -78,9 +78,9 @@ fn possible(key: &FlowKey, wanted: &FlowKey) -> FlowKey {
     let (ip, v4) = (matches!(key.eth_type.get(), 0x800 | 0x86dd), key.eth_type.get() == 0x800);
     let arp = key.eth_type.get() == 0x806;
     let tag = |nth: usize| {
-        let is_there = key.vlan[nth].tci.get() & VLAN_PRESENT != 0;
+        let is_there = key.vlan[nth].is_present();
         if is_there {
-            VlanTag { tpid: U16::ZERO, tci: wanted.vlan[nth].tci & U16::new(!VLAN_PRESENT) }
+            KeyTag { tpid: U16::ZERO, tci: wanted.vlan[nth].tci & U16::new(!VLAN_PRESENT) }
         } else {
             none.vlan[0]
         }
@@ -316,7 +316,7 @@ fn destination_of_a_routed_packet_is_not_what_its_checksum_covers() {
 fn rules_may_push_more_tags_than_keys_hold() {
     let mut loaded = load(&sealed(golden::tcp4_tagged()), Offload::default(), &[500]);
     let packet = &mut loaded.burst.packets_mut()[0];
-    let tag = VlanTag { tpid: 0x8100.into(), tci: 7.into() };
+    let tag = crate::wire::vlan::VlanTag { tpid: 0x8100.into(), tci: 7.into() };
     assert_eq!(crate::edit::vlan::push_vlan(packet, tag), Ok(()));
     assert_eq!(to_port_443().apply(packet), Ok(()));
     assert!(crate::edit::vlan::pop_vlan(packet).is_some());

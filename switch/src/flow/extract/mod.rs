@@ -12,10 +12,10 @@
 use zerocopy::FromBytes;
 use zerocopy::byteorder::big_endian::U16;
 
-use super::key::{Depth, FRAG_LATER, FlowKey, VlanTag};
+use super::key::{Depth, FlowKey, KeyTag};
 use crate::packet::Packet;
 use crate::wire::ethernet::{self, Link};
-use crate::wire::{Upper, arp, icmp, ipv4, ipv6, ndp, sctp, tcp, udp};
+use crate::wire::{FRAG_LATER, Upper, arp, icmp, ipv4, ipv6, ndp, sctp, tcp, udp};
 
 #[cfg(test)]
 mod tests;
@@ -42,11 +42,11 @@ fn extract_link(packet: &Packet, key: &mut FlowKey) -> Option<Link> {
     let head = packet.head();
     // A head that parses has both addresses; asking for them again costs nothing as the compiler sees the first check.
     let (Some(link), Some(addresses)) = (Link::parse(head), head.first_chunk()) else {
-        key.set_link(packet.in_port, &[0; ethernet::ADDRESSES_LEN], 0, [VlanTag::default(); 2]);
+        key.set_link(packet.in_port, &[0; ethernet::ADDRESSES_LEN], 0, [KeyTag::default(); 2]);
         return None;
     };
     let eth_type = if link.eth_type < ETH_TYPE_MIN { ETH_TYPE_LENGTH } else { link.eth_type };
-    key.set_link(packet.in_port, addresses, eth_type, link.tags.map(VlanTag::in_key));
+    key.set_link(packet.in_port, addresses, eth_type, link.tags.map(KeyTag::of_frame));
     Some(link)
 }
 

@@ -1,7 +1,9 @@
-use crate::flow::key::{FRAG_ANY, MacAddr, VlanTag};
+use crate::flow::key::KeyTag;
 use crate::packet::{HEAD_CAPACITY, Offload};
 use crate::wire::golden::{self, FD00_1, FD00_2, load};
 use crate::wire::layers::Layers;
+use crate::wire::vlan::VlanTag;
+use crate::wire::{FRAG_ANY, MacAddr};
 
 use zerocopy::byteorder::big_endian::U32;
 
@@ -61,8 +63,8 @@ fn with_ports(key: FlowKey, src: u16, dst: u16) -> FlowKey {
     FlowKey { tp_src: U16::new(src), tp_dst: U16::new(dst), ..key }
 }
 
-fn tag(tpid: u16, tci: u16) -> VlanTag {
-    VlanTag { tpid: U16::new(tpid), tci: U16::new(tci) }.in_key()
+fn tag(tpid: u16, tci: u16) -> KeyTag {
+    KeyTag::of_frame(VlanTag { tpid: U16::new(tpid), tci: U16::new(tci) })
 }
 
 #[test]
@@ -162,7 +164,7 @@ fn arp_request() {
 #[test]
 fn sctp_and_icmp() {
     assert_eq!(key(&golden::sctp4()), with_ports(ipv4_key(132), 3000, 3001));
-    let icmp = FlowKey { vlan: [tag(0x8100, 0x600a), VlanTag::default()], ..ipv4_key(1) };
+    let icmp = FlowKey { vlan: [tag(0x8100, 0x600a), KeyTag::default()], ..ipv4_key(1) };
     assert_eq!(key(&golden::icmp4()), with_ports(icmp, 11, 1));
 }
 
@@ -222,7 +224,7 @@ fn tag_that_is_third_or_cut_short_stays_the_ethernet_type() {
     assert_eq!(key(&three), FlowKey { vlan: two_tags, ..link_key(0x8100) });
     let tagged = golden::ethernet(&[s_20, c_10], 0x0800, &[]);
     assert_eq!(key(&tagged[..17]), link_key(0x88a8));
-    let one_tag = [tag(0x88a8, 0x0014), VlanTag::default()];
+    let one_tag = [tag(0x88a8, 0x0014), KeyTag::default()];
     assert_eq!(key(&tagged[..21]), FlowKey { vlan: one_tag, ..link_key(0x8100) });
     assert_eq!(key(&tagged), FlowKey { vlan: two_tags, ..link_key(0x0800) });
 }

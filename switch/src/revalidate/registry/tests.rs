@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::action::{Actions, Verdict};
+use crate::bridge::config::{PortVlan, SwitchConfig};
 use crate::classifier::{Classifier, ClassifierLimits};
 use crate::drop_reason::DropReason;
 use crate::flow::key::{FlowKey, Mask};
@@ -16,7 +17,6 @@ use crate::port::PortId;
 use crate::rule::entry::{RuleSpec, RuleStats};
 use crate::rule::matching::Match;
 use crate::slow_path;
-use crate::vlan::{PortVlan, SwitchConfig};
 
 fn rule(priority: u16) -> Arc<Rule> {
     let spec = RuleSpec {

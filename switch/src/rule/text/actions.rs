@@ -9,15 +9,13 @@ use crate::rule::action::{OutputTo, RuleAction, Subfield};
 use crate::rule::field::{Field, Needs};
 use crate::rule::matching::Match;
 use crate::rule::set::TABLES;
+use crate::wire::vlan::is_tag;
 
 use super::PortNames;
 use super::cursor::{Form, Item, Items, Piece};
 use super::error::TextError;
 use super::names::{Known, PRESENT, port};
 use super::values::{number, number_as, single, value_and_mask};
-
-/// The 802.1Q and 802.1ad tag protocols.
-const TPIDS: [u16; 2] = [0x8100, 0x88a8];
 
 /// The part of the type of service that `nw_tos` stands for.
 pub(super) const DSCP: u128 = 0xfc;
@@ -549,7 +547,7 @@ fn reserved(word: &str) -> Option<OutputTo> {
 fn push_vlan(text: Piece<'_>) -> Result<RuleAction, TextError> {
     number_as(text, u16::MAX)
         .ok()
-        .filter(|tpid| TPIDS.contains(tpid))
+        .filter(|&tpid| is_tag(tpid))
         .map(RuleAction::PushVlan)
         .ok_or_else(|| text.error("0x8100 or 0x88a8"))
 }

@@ -4,9 +4,10 @@
 //! them, and a field whose prerequisites no other condition states is refused rather than ignored.
 
 use crate::flow::fields::Fields;
-use crate::flow::key::MacAddr;
 use crate::rule::field::Field;
 use crate::rule::matching::Match;
+use crate::wire::MacAddr;
+use crate::wire::vlan::TYPE_CUSTOMER;
 
 use super::PortNames;
 use super::cursor::{Form, Item, Piece};
@@ -57,7 +58,6 @@ pub(super) fn packet_of(
     line: Piece<'_>,
     names: &dyn PortNames,
 ) -> Result<Fields, TextError> {
-    const TPID: u16 = 0x8100;
     let matching = read(Subject::Packet, items, names)?;
     if matching.field(Field::InPort).1 == 0 {
         return Err(line.behind().error("in_port=PORT, where the packet comes in"));
@@ -68,7 +68,7 @@ pub(super) fn packet_of(
     }
     for tag in &mut fields.key.vlan {
         if u128::from(tag.tci.get()) & PRESENT != 0 {
-            tag.tpid.set(TPID);
+            tag.tpid.set(TYPE_CUSTOMER);
         }
     }
     Ok(fields)

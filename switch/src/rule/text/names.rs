@@ -7,24 +7,12 @@ use crate::nearest::nearest;
 use crate::port::{MAX_PORTS, PortId};
 use crate::rule::field::{Field, Needs};
 use crate::rule::matching::Match;
+use crate::wire::ethernet::{TYPE_ARP, TYPE_IPV4, TYPE_IPV6, TYPE_RARP};
+use crate::wire::{icmp, ndp, sctp, tcp, udp};
 
 use super::PortNames;
 use super::cursor::Piece;
 use super::error::TextError;
-
-pub(super) const ETH_IPV4: u16 = 0x0800;
-pub(super) const ETH_ARP: u16 = 0x0806;
-pub(super) const ETH_IPV6: u16 = 0x86dd;
-const ETH_RARP: u16 = 0x8035;
-
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
-const SCTP: u8 = 132;
-
-const ND_SOLICIT: u128 = 135;
-const ND_ADVERT: u128 = 136;
 
 /// The bit of a tag control that says that the tag is there.
 pub(super) const PRESENT: u128 = crate::flow::key::VLAN_PRESENT as u128;
@@ -42,18 +30,18 @@ const fn keyword(word: &'static str, eth_type: u16, ip_proto: Option<u8>) -> Key
 }
 
 pub(super) const KEYWORDS: [Keyword; 12] = [
-    keyword("ip", ETH_IPV4, None),
-    keyword("icmp", ETH_IPV4, Some(ICMP)),
-    keyword("tcp", ETH_IPV4, Some(TCP)),
-    keyword("udp", ETH_IPV4, Some(UDP)),
-    keyword("sctp", ETH_IPV4, Some(SCTP)),
-    keyword("ipv6", ETH_IPV6, None),
-    keyword("icmp6", ETH_IPV6, Some(ICMPV6)),
-    keyword("tcp6", ETH_IPV6, Some(TCP)),
-    keyword("udp6", ETH_IPV6, Some(UDP)),
-    keyword("sctp6", ETH_IPV6, Some(SCTP)),
-    keyword("arp", ETH_ARP, None),
-    keyword("rarp", ETH_RARP, None),
+    keyword("ip", TYPE_IPV4, None),
+    keyword("icmp", TYPE_IPV4, Some(icmp::PROTOCOL_V4)),
+    keyword("tcp", TYPE_IPV4, Some(tcp::PROTOCOL)),
+    keyword("udp", TYPE_IPV4, Some(udp::PROTOCOL)),
+    keyword("sctp", TYPE_IPV4, Some(sctp::PROTOCOL)),
+    keyword("ipv6", TYPE_IPV6, None),
+    keyword("icmp6", TYPE_IPV6, Some(icmp::PROTOCOL_V6)),
+    keyword("tcp6", TYPE_IPV6, Some(tcp::PROTOCOL)),
+    keyword("udp6", TYPE_IPV6, Some(udp::PROTOCOL)),
+    keyword("sctp6", TYPE_IPV6, Some(sctp::PROTOCOL)),
+    keyword("arp", TYPE_ARP, None),
+    keyword("rarp", TYPE_RARP, None),
 ];
 
 /// What is known of a packet at some point of a rule.
@@ -61,7 +49,7 @@ pub(super) const KEYWORDS: [Keyword; 12] = [
 pub(super) struct Known {
     eth_type: Option<u16>,
     ip_proto: Option<u8>,
-    icmpv6_type: Option<u128>,
+    icmpv6_type: Option<u8>,
     vlan: bool,
     inner_vlan: bool,
 }
@@ -77,7 +65,7 @@ impl Known {
         Self {
             eth_type: exact(Field::EthType).and_then(|value| value.try_into().ok()),
             ip_proto: exact(Field::IpProto).and_then(|value| value.try_into().ok()),
-            icmpv6_type: exact(Field::Icmpv6Type),
+            icmpv6_type: exact(Field::Icmpv6Type).and_then(|value| value.try_into().ok()),
             vlan: present(Field::VlanTci),
             inner_vlan: present(Field::InnerVlanTci),
         }
@@ -101,29 +89,29 @@ impl Known {
     }
 
     fn is_ip(&self) -> bool {
-        matches!(self.eth_type, Some(ETH_IPV4 | ETH_IPV6))
+        matches!(self.eth_type, Some(TYPE_IPV4 | TYPE_IPV6))
     }
 
     /// Whether every such packet is what a field needs.
     pub(super) fn has(&self, needs: Needs) -> bool {
         let ip_proto = |proto| self.is_ip() && self.ip_proto == Some(proto);
-        let icmpv6 = self.eth_type == Some(ETH_IPV6) && self.ip_proto == Some(ICMPV6);
+        let icmpv6 = self.eth_type == Some(TYPE_IPV6) && self.ip_proto == Some(icmp::PROTOCOL_V6);
         match needs {
             Needs::Nothing => true,
             Needs::Vlan => self.vlan,
             Needs::InnerVlan => self.inner_vlan,
-            Needs::Arp => self.eth_type == Some(ETH_ARP),
-            Needs::Ipv4 => self.eth_type == Some(ETH_IPV4),
-            Needs::Ipv6 => self.eth_type == Some(ETH_IPV6),
+            Needs::Arp => self.eth_type == Some(TYPE_ARP),
+            Needs::Ipv4 => self.eth_type == Some(TYPE_IPV4),
+            Needs::Ipv6 => self.eth_type == Some(TYPE_IPV6),
             Needs::Ip => self.is_ip(),
-            Needs::Tcp => ip_proto(TCP),
-            Needs::Udp => ip_proto(UDP),
-            Needs::Sctp => ip_proto(SCTP),
-            Needs::Icmp => self.eth_type == Some(ETH_IPV4) && self.ip_proto == Some(ICMP),
+            Needs::Tcp => ip_proto(tcp::PROTOCOL),
+            Needs::Udp => ip_proto(udp::PROTOCOL),
+            Needs::Sctp => ip_proto(sctp::PROTOCOL),
+            Needs::Icmp => self.eth_type == Some(TYPE_IPV4) && self.ip_proto == Some(icmp::PROTOCOL_V4),
             Needs::Icmpv6 => icmpv6,
-            Needs::Nd => icmpv6 && matches!(self.icmpv6_type, Some(ND_SOLICIT | ND_ADVERT)),
-            Needs::NdSolicit => icmpv6 && self.icmpv6_type == Some(ND_SOLICIT),
-            Needs::NdAdvert => icmpv6 && self.icmpv6_type == Some(ND_ADVERT),
+            Needs::Nd => icmpv6 && matches!(self.icmpv6_type, Some(ndp::SOLICITATION | ndp::ADVERTISEMENT)),
+            Needs::NdSolicit => icmpv6 && self.icmpv6_type == Some(ndp::SOLICITATION),
+            Needs::NdAdvert => icmpv6 && self.icmpv6_type == Some(ndp::ADVERTISEMENT),
         }
     }
 
@@ -166,12 +154,12 @@ impl Known {
         let src = piece.text() == "tp_src";
         let pick = |if_src, if_dst| Ok(if src { if_src } else { if_dst });
         match (self.eth_type, self.ip_proto) {
-            (Some(ETH_IPV4 | ETH_IPV6), Some(TCP)) => pick(Field::TcpSrc, Field::TcpDst),
-            (Some(ETH_IPV4 | ETH_IPV6), Some(UDP)) => pick(Field::UdpSrc, Field::UdpDst),
-            (Some(ETH_IPV4 | ETH_IPV6), Some(SCTP)) => pick(Field::SctpSrc, Field::SctpDst),
-            (Some(ETH_IPV4), Some(ICMP)) => pick(Field::IcmpType, Field::IcmpCode),
-            (Some(ETH_IPV6), Some(ICMPV6)) => pick(Field::Icmpv6Type, Field::Icmpv6Code),
-            (Some(ETH_IPV6), _) => Err(piece.error("one of tcp6, udp6, sctp6 or icmp6 in the match")),
+            (Some(TYPE_IPV4 | TYPE_IPV6), Some(tcp::PROTOCOL)) => pick(Field::TcpSrc, Field::TcpDst),
+            (Some(TYPE_IPV4 | TYPE_IPV6), Some(udp::PROTOCOL)) => pick(Field::UdpSrc, Field::UdpDst),
+            (Some(TYPE_IPV4 | TYPE_IPV6), Some(sctp::PROTOCOL)) => pick(Field::SctpSrc, Field::SctpDst),
+            (Some(TYPE_IPV4), Some(icmp::PROTOCOL_V4)) => pick(Field::IcmpType, Field::IcmpCode),
+            (Some(TYPE_IPV6), Some(icmp::PROTOCOL_V6)) => pick(Field::Icmpv6Type, Field::Icmpv6Code),
+            (Some(TYPE_IPV6), _) => Err(piece.error("one of tcp6, udp6, sctp6 or icmp6 in the match")),
             _ => Err(piece.error("one of tcp, udp, sctp or icmp (tcp6 ... for IPv6) in the match")),
         }
     }

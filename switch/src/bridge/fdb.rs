@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::flow::key::MacAddr;
 use crate::hash::fold;
 use crate::port::{MAX_PORTS, PortId};
-use crate::vlan::VlanId;
+use crate::wire::MacAddr;
+use crate::wire::vlan::VlanId;
 
 /// Entries in a bucket: one cache line.
 const WAYS: usize = 4;
