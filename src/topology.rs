@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use vsteer_switch::bridge::config::SwitchConfig;
+use vsteer_switch::bridge::fdb::Fdb;
 use vsteer_switch::port::PortId;
 use vsteer_switch::rule::set::RuleSet;
+use vsteer_switch::state::SwitchState;
 use vsteer_vhost::net::port::PairSet;
 
 use crate::port::Port;
@@ -61,6 +63,12 @@ impl Topology {
     #[inline]
     pub fn port(&self, id: PortId) -> Option<&Arc<Port>> {
         self.ports.get(id.index())?.as_ref()
+    }
+
+    /// What decisions rest on: this snapshot's configuration and rules, and the addresses in `fdb`.
+    #[inline]
+    pub fn state<'a>(&'a self, fdb: &'a Fdb) -> SwitchState<'a> {
+        SwitchState { config: &self.switch, fdb, rules: &self.rules }
     }
 
     /// The snapshot after this one that has `ports` in place of its own, their queues dealt out to the workers;

@@ -29,7 +29,8 @@ use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
 use vsteer_switch::rule::set::RuleSet;
-use vsteer_switch::slow_path::{SwitchState, Translation, translate};
+use vsteer_switch::slow_path::{Translation, translate};
+use vsteer_switch::state::SwitchState;
 use vsteer_switch::wire::vlan::VlanId;
 
 const MOST_RULES: usize = 12;
@@ -129,7 +130,11 @@ pub(crate) fn run(input: &[u8]) -> Outcome {
     check_mask(&key, &translation, &state, u16::from_le_bytes([control[5], control[6]]));
 
     let mut pipeline = Pipeline::new(PipelineConfig { exact_match_entries: 64, ..PipelineConfig::default() });
-    let cx = Context { now_ms: 1, config: &config, fdb: &fdb, rules: &edited.set, events: &Nobody };
+    let cx = Context {
+        now_ms: 1,
+        state: SwitchState { config: &config, fdb: &fdb, rules: &edited.set },
+        events: &Nobody,
+    };
     let mut first = None;
     for _ in 0..3 {
         fill(&mut burst);

@@ -16,7 +16,7 @@ use vsteer_switch::rule::entry::Rule;
 use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::text::{self, UNNAMED_SOURCE, parse_packet};
 use vsteer_switch::slow_path::trace::{Note, Observer};
-use vsteer_switch::slow_path::{SwitchState, Translation, translate};
+use vsteer_switch::slow_path::{Translation, translate};
 
 use super::packet_text::{key_of, packet_text};
 use super::rules::text_error;
@@ -55,7 +55,7 @@ impl Appliance {
     }
 
     fn trace_fields(&self, fields: &Fields, topology: &Topology) -> TraceInfo {
-        let state = SwitchState { config: &topology.switch, fdb: &self.fabric.fdb, rules: &topology.rules };
+        let state = topology.state(&self.fabric.fdb);
         let mut recorder = Recorder { numbers: &topology.numbers, steps: Vec::new() };
         let translation = translate(&fields.key, &state, &mut recorder);
         let steps = recorder.steps;

@@ -19,11 +19,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use vsteer_switch::megaflow::Seen;
 use vsteer_switch::revalidate::limit::FlowLimit;
 use vsteer_switch::revalidate::registry::{Outcome, Pass, Recheck, Registry};
 use vsteer_switch::rule::edit::{Edit, EditError};
-use vsteer_switch::slow_path::SwitchState;
+use vsteer_switch::state::Seen;
 
 use self::sync::Sync;
 use crate::config::FlowCacheConfig;
@@ -213,8 +212,8 @@ impl State {
             self.flows.adopt(flow);
         }
         // Read before the flows are checked: a change that comes meanwhile is found in the next pass.
-        let switch = SwitchState { config: &topology.switch, fdb: &fabric.fdb, rules: &topology.rules };
-        let state = switch.generations();
+        let state = topology.state(&fabric.fdb);
+        let seen = state.generations();
         let is_address_time = now_ms.saturating_sub(self.refreshed_ms) >= ADDRESS_PERIOD_MS;
         let count = self.flows.live();
         let idle_ms = self.limit.idle_ms(count, self.config.max_idle_ms);
@@ -222,12 +221,10 @@ impl State {
             now_ms,
             idle_ms,
             is_flush: self.limit.is_hopeless(count),
-            recheck: if state == self.checked { Recheck::New } else { Recheck::All },
+            recheck: if seen == self.checked { Recheck::New } else { Recheck::All },
             refresh_since_ms: is_address_time.then_some(self.refreshed_ms),
             too_exact_limit: TOO_EXACT_PER_PASS,
-            config: &topology.switch,
-            fdb: &fabric.fdb,
-            rules: &topology.rules,
+            state,
         };
         let workers = &self.workers;
         let outcome = self.flows.pass(&pass, |flow| {
@@ -236,7 +233,7 @@ impl State {
                 worker.inbox.push(Message::Remove(Arc::clone(flow)));
             }
         });
-        self.checked = state;
+        self.checked = seen;
         if is_address_time {
             self.refreshed_ms = now_ms;
             fabric.fdb.expire(now_ms, ADDRESS_AGE_MS, |entry| {

@@ -282,13 +282,7 @@ impl Worker {
     /// whether any port had packets or waits for its turn, and the cycle counter at the end.
     fn poll_queues(&mut self, now_ms: u64, mut begin: u64) -> (bool, u64) {
         let Self { index, fabric, topology, pipeline, burst, scratch, turns, .. } = self;
-        let context = Context {
-            now_ms,
-            config: &topology.switch,
-            fdb: &fabric.fdb,
-            rules: &topology.rules,
-            events: &**fabric,
-        };
+        let context = Context { now_ms, state: topology.state(&fabric.fdb), events: &**fabric };
         let mut round =
             Round { index: *index, topology, context, punts: &fabric.punts, pipeline, burst, scratch };
         let (mut any, mut is_fresh) = (false, false);

@@ -17,11 +17,12 @@ use vsteer_switch::bridge::fdb::Fdb;
 use vsteer_switch::classifier::{Classifier, ClassifierLimits, Pending};
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::flow::key::{Depth, FlowKey, Mask};
-use vsteer_switch::megaflow::{Megaflow, MegaflowSpec, Seen};
+use vsteer_switch::megaflow::{Megaflow, MegaflowSpec};
 use vsteer_switch::packet::{BURST, Burst, Frame, Offload, Segment};
 use vsteer_switch::pipeline::{Context, Events, Pipeline, PipelineConfig, Transmit};
 use vsteer_switch::port::PortId;
 use vsteer_switch::rule::set::RuleSet;
+use vsteer_switch::state::{Seen, SwitchState};
 use vsteer_switch::wire::vlan::VlanId;
 
 struct Nobody;
@@ -91,7 +92,11 @@ fn pipeline(c: &mut Criterion) {
         );
         let fdb = Fdb::new(65_536);
         let rules = RuleSet::learning_switch(0);
-        let cx = Context { now_ms: 1_000_000, config: &config, fdb: &fdb, rules: &rules, events: &Nobody };
+        let cx = Context {
+            now_ms: 1_000_000,
+            state: SwitchState { config: &config, fdb: &fdb, rules: &rules },
+            events: &Nobody,
+        };
         let limits =
             PipelineConfig { exact_match_entries, upcall_burst_pkts: 100_000, ..PipelineConfig::default() };
         let mut pipeline = Pipeline::new(limits);

@@ -23,7 +23,8 @@ use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
 use vsteer_switch::rule::set::RuleSet;
-use vsteer_switch::slow_path::{self, SwitchState};
+use vsteer_switch::slow_path::{self};
+use vsteer_switch::state::SwitchState;
 
 fn port(number: u16) -> PortId {
     PortId::new(number).unwrap_or_default()
@@ -107,9 +108,7 @@ impl Switch {
             recheck,
             refresh_since_ms: None,
             too_exact_limit: 0,
-            config: &self.config,
-            fdb: &self.fdb,
-            rules: &self.rules,
+            state: SwitchState { config: &self.config, fdb: &self.fdb, rules: &self.rules },
         }
     }
 }

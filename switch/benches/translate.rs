@@ -22,7 +22,8 @@ use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
 use vsteer_switch::rule::set::RuleSet;
-use vsteer_switch::slow_path::{SwitchState, translate};
+use vsteer_switch::slow_path::translate;
+use vsteer_switch::state::SwitchState;
 use vsteer_switch::wire::MacAddr;
 use vsteer_switch::wire::vlan::VlanId;
 
@@ -186,7 +187,11 @@ fn misses(c: &mut Criterion) {
     // The other kinds look at too little: all packets are in one megaflow.
     for (name, specs) in kinds().into_iter().filter(|(name, _)| name.contains("NORMAL")) {
         let (fdb, rules) = (known(), rules(specs));
-        let cx = Context { now_ms: 1, config: &config, fdb: &fdb, rules: &rules, events: &Nobody };
+        let cx = Context {
+            now_ms: 1,
+            state: SwitchState { config: &config, fdb: &fdb, rules: &rules },
+            events: &Nobody,
+        };
         let limits =
             PipelineConfig { max_flows: 1 << 22, upcall_burst_pkts: u32::MAX, ..PipelineConfig::default() };
         let mut pipeline = Pipeline::new(limits);

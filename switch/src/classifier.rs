@@ -667,7 +667,8 @@ mod tests {
 
     use super::*;
     use crate::action::{Actions, Verdict};
-    use crate::megaflow::{MegaflowSpec, Seen};
+    use crate::megaflow::MegaflowSpec;
+    use crate::state::Seen;
 
     /// One of a few masks; the key under it names the mask too, so that flows are disjoint.
     fn flow(id: u64, shape: u8, value: u8) -> Arc<Megaflow> {

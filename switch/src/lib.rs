@@ -19,6 +19,9 @@ pub mod wire;
 /// Flow keys, masks and their extraction from packet heads.
 pub mod flow;
 
+/// The state of the switch that decisions rest on.
+pub mod state;
+
 /// The way of a burst through the tables below, pass by pass.
 pub mod pipeline;
 

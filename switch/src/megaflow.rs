@@ -11,6 +11,7 @@ use crate::flow::key::{FlowKey, Mask};
 use crate::port::PortId;
 use crate::prefetch::prefetch;
 use crate::rule::entry::Rule;
+use crate::state::Seen;
 use crate::wire::MacAddr;
 use crate::wire::vlan::VlanId;
 
@@ -23,17 +24,6 @@ pub struct Source {
     pub mac: MacAddr,
     /// The ingress port.
     pub port: PortId,
-}
-
-/// The state of the switch that a translation read, as generations of its parts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Seen {
-    /// [`SwitchConfig::generation`](crate::bridge::config::SwitchConfig::generation).
-    pub config: u64,
-    /// [`Fdb::generation`](crate::bridge::fdb::Fdb::generation), read before the translation.
-    pub fdb: u64,
-    /// [`RuleSet::generation`](crate::rule::set::RuleSet::generation).
-    pub rules: u64,
 }
 
 /// What a megaflow has carried.

@@ -35,8 +35,6 @@ use self::run::run;
 pub use self::stats::PipelineStats;
 use self::stats::{Stopwatch, TIMED_ONE_IN, add};
 use crate::action::{Action, Punt, Verdict};
-use crate::bridge::config::SwitchConfig;
-use crate::bridge::fdb::Fdb;
 use crate::classifier::{Classifier, ClassifierLimits, Pending, SubtableStats};
 use crate::drop_reason::DropReason;
 use crate::flow::extract::extract;
@@ -45,8 +43,8 @@ use crate::flow_cache::{FlowCache, RelevantWords, Union};
 use crate::megaflow::{Megaflow, MegaflowSpec};
 use crate::packet::{BURST, Burst, Frame};
 use crate::port::{MAX_PORTS, PortId};
-use crate::rule::set::RuleSet;
-use crate::slow_path::{self, SwitchState};
+use crate::slow_path;
+use crate::state::SwitchState;
 
 /// Shortest frame: an Ethernet header.
 const MIN_FRAME_BYTES: usize = 14;
@@ -80,12 +78,8 @@ pub trait Events {
 pub struct Context<'a> {
     /// The time in milliseconds, on a clock that never goes back.
     pub now_ms: u64,
-    /// The ports.
-    pub config: &'a SwitchConfig,
-    /// The addresses.
-    pub fdb: &'a Fdb,
-    /// The rules.
-    pub rules: &'a RuleSet,
+    /// The state of the switch.
+    pub state: SwitchState<'a>,
     /// Who hears of changes.
     pub events: &'a dyn Events,
 }
@@ -94,9 +88,7 @@ impl fmt::Debug for Context<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
             .field("now_ms", &self.now_ms)
-            .field("config", &self.config)
-            .field("fdb", &self.fdb)
-            .field("rules", &self.rules.generation())
+            .field("state", &self.state)
             .finish_non_exhaustive()
     }
 }
@@ -553,11 +545,10 @@ impl Pipeline {
         }
         add(&self.stats.upcalls, 1);
         let key = &keys[at];
-        let state = SwitchState { config: cx.config, fdb: cx.fdb, rules: cx.rules };
-        let seen = state.generations();
-        let translation = slow_path::translate(key, &state, &mut ());
+        let seen = cx.state.generations();
+        let translation = slow_path::translate(key, &cx.state, &mut ());
         if let Some(source) = translation.learn
-            && slow_path::learn(source, cx.now_ms, cx.config, cx.fdb).changed()
+            && slow_path::learn(source, cx.now_ms, &cx.state).changed()
         {
             cx.events.fdb_changed();
         }

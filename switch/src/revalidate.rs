@@ -13,12 +13,12 @@ pub mod limit;
 
 use std::sync::Arc;
 
-use crate::bridge::config::SwitchConfig;
-use crate::bridge::fdb::{Fdb, Learned};
+use crate::bridge::fdb::Learned;
 use crate::flow::key::Mask;
 use crate::megaflow::Megaflow;
 use crate::rule::entry::Rule;
-use crate::slow_path::{self, SwitchState};
+use crate::slow_path;
+use crate::state::SwitchState;
 
 /// What is to be done with a megaflow after a change.
 #[derive(Debug)]
@@ -72,18 +72,18 @@ fn is_part(part: &Mask, whole: &Mask) -> bool {
 /// no place. Returns whether the forwarding database changed.
 ///
 /// `used_since_ms` is when the caller last refreshed this flow: one without packets since then teaches nothing.
-pub fn refresh_source(flow: &Megaflow, used_since_ms: u64, config: &SwitchConfig, fdb: &Fdb) -> bool {
+pub fn refresh_source(flow: &Megaflow, used_since_ms: u64, state: &SwitchState<'_>) -> bool {
     let used_ms = flow.stats().last_used_ms;
     let Some(source) = flow.source().filter(|_| used_ms >= used_since_ms && flow.is_alive()) else {
         return false;
     };
-    match fdb.entry(source.vlan, source.mac) {
+    match state.fdb.entry(source.vlan, source.mac) {
         // Known elsewhere: only a packet that misses may move an address, not the memory of an older one.
         Some(entry) if entry.port != source.port => false,
         Some(_) => {
-            fdb.touch(source.vlan, source.mac, source.port, used_ms);
+            state.fdb.touch(source.vlan, source.mac, source.port, used_ms);
             false
         }
-        None => slow_path::learn(source, used_ms, config, fdb) == Learned::New,
+        None => slow_path::learn(source, used_ms, state) == Learned::New,
     }
 }

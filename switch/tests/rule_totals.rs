@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
+use vsteer_switch::state::SwitchState;
 
 use proptest::prelude::*;
 
@@ -31,7 +32,7 @@ use vsteer_switch::rule::entry::{Rule, RuleSpec};
 use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
 use vsteer_switch::rule::set::RuleSet;
-use vsteer_switch::slow_path::{self, SwitchState};
+use vsteer_switch::slow_path::{self};
 
 const FRAME_BYTES: usize = 60;
 
@@ -144,9 +145,7 @@ impl Bed {
         }
         let cx = Context {
             now_ms: self.now_ms,
-            config: &self.config,
-            fdb: &self.fdb,
-            rules: &self.rules,
+            state: SwitchState { config: &self.config, fdb: &self.fdb, rules: &self.rules },
             events: &self.installed,
         };
         self.pipeline.process(&mut burst, &cx, &mut Nowhere);
@@ -161,9 +160,7 @@ impl Bed {
             recheck: std::mem::replace(&mut self.recheck, Recheck::New),
             refresh_since_ms: None,
             too_exact_limit: 1,
-            config: &self.config,
-            fdb: &self.fdb,
-            rules: &self.rules,
+            state: SwitchState { config: &self.config, fdb: &self.fdb, rules: &self.rules },
         };
         let outcome = self.registry.pass(&pass, |flow| self.told.borrow_mut().push(Arc::clone(flow)));
         self.total.add(&outcome);
@@ -329,7 +326,8 @@ fn totals_are_exact_while_a_pipeline_and_passes_run_at_once() {
                 told.try_iter().take(8).for_each(|flow| {
                     pipeline.remove(&flow);
                 });
-                let cx = Context { now_ms: round, config, fdb, rules, events: &events };
+                let cx =
+                    Context { now_ms: round, state: SwitchState { config, fdb, rules }, events: &events };
                 pipeline.process(&mut burst(0, &packets), &cx, &mut Nowhere);
             }
         });
@@ -342,9 +340,7 @@ fn totals_are_exact_while_a_pipeline_and_passes_run_at_once() {
                 recheck: Recheck::New,
                 refresh_since_ms: None,
                 too_exact_limit: 0,
-                config,
-                fdb,
-                rules,
+                state: SwitchState { config, fdb, rules },
             };
             registry.pass(&pass, |flow| tell.send(Arc::clone(flow)).unwrap_or_default());
             passes.fetch_add(1, Ordering::Relaxed);

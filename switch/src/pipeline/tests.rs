@@ -1,5 +1,8 @@
 //! The pipeline against plain translation of each packet, and the rules of its caches one by one.
 
+use crate::bridge::config::SwitchConfig;
+use crate::bridge::fdb::Fdb;
+use crate::rule::set::RuleSet;
 use std::cell::{Cell, RefCell};
 
 use proptest::prelude::*;
@@ -136,9 +139,7 @@ impl Bed {
         fill(&mut self.burst, port(in_port), frames);
         let cx = Context {
             now_ms: self.now_ms,
-            config: &self.config,
-            fdb: &self.fdb,
-            rules: &self.rules,
+            state: SwitchState { config: &self.config, fdb: &self.fdb, rules: &self.rules },
             events: &self.log,
         };
         let mut seen = Traffic::default();
@@ -399,11 +400,11 @@ fn address_that_only_the_caches_see_stays_fresh() {
     let flow = Arc::clone(&bed.log.flows.borrow()[0]);
     bed.now_ms += 200_000;
     bed.send(0, &frames);
-    assert!(!refresh_source(&flow, 0, &bed.config, &bed.fdb));
+    assert!(!refresh_source(&flow, 0, &bed.state()));
     bed.fdb.expire(bed.now_ms + 299_000, 300_000, |entry| panic!("{entry:?}"));
     assert_eq!(bed.fdb.flush(None, None), 1);
-    assert!(!refresh_source(&flow, bed.now_ms + 1, &bed.config, &bed.fdb), "no packet since");
-    assert!(refresh_source(&flow, bed.now_ms, &bed.config, &bed.fdb), "learned again");
+    assert!(!refresh_source(&flow, bed.now_ms + 1, &bed.state()), "no packet since");
+    assert!(refresh_source(&flow, bed.now_ms, &bed.state()), "learned again");
     assert_eq!(bed.fdb.lookup(vlan(0), mac(1)), Some(port(0)));
 }
 

@@ -16,13 +16,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use super::{Check, check, refresh_source};
-use crate::bridge::config::SwitchConfig;
-use crate::bridge::fdb::Fdb;
 use crate::megaflow::Megaflow;
 use crate::prefetch::prefetch;
 use crate::rule::entry::Rule;
-use crate::rule::set::RuleSet;
-use crate::slow_path::SwitchState;
+use crate::state::SwitchState;
 
 /// Parts that are locked by themselves.
 const SHARDS: usize = 1024;
@@ -101,18 +98,8 @@ pub struct Pass<'a> {
     pub refresh_since_ms: Option<u64>,
     /// Most flows that go because they are too exact. Each costs an upcall of its port, which has a budget.
     pub too_exact_limit: u64,
-    /// The ports.
-    pub config: &'a SwitchConfig,
-    /// The addresses.
-    pub fdb: &'a Fdb,
-    /// The rules.
-    pub rules: &'a RuleSet,
-}
-
-impl Pass<'_> {
-    fn state(&self) -> SwitchState<'_> {
-        SwitchState { config: self.config, fdb: self.fdb, rules: self.rules }
-    }
+    /// The state of the switch.
+    pub state: SwitchState<'a>,
 }
 
 macro_rules! outcome {
@@ -277,14 +264,14 @@ fn visit(
     }
     let Some(reason) = end_reason(tracked, pass, outcome) else {
         if let Some(since_ms) = pass.refresh_since_ms {
-            refresh_source(&tracked.flow, since_ms, pass.config, pass.fdb);
+            refresh_source(&tracked.flow, since_ms, &pass.state);
         }
         return Stage::Live;
     };
     *reason += 1;
     tracked.is_over = true;
-    let seen = tracked.flow.seen();
-    if (seen.config, seen.rules) == (pass.config.generation(), pass.rules.generation()) {
+    let (seen, now) = (tracked.flow.seen(), pass.state.generations());
+    if (seen.config, seen.rules) == (now.config, now.rules) {
         tracked.flow.kill();
     } else {
         tracked.flow.kill_owing();
@@ -311,7 +298,7 @@ fn end_reason<'o>(tracked: &mut Tracked, pass: &Pass<'_>, outcome: &'o mut Outco
     tracked.is_checked = true;
     if is_due {
         outcome.rechecked += 1;
-        match check(&tracked.flow, tracked.rules(), &pass.state()) {
+        match check(&tracked.flow, tracked.rules(), &pass.state) {
             Check::Over => return Some(&mut outcome.ended_changed),
             Check::Right { rules, is_too_exact } => {
                 tracked.is_too_exact = is_too_exact;
@@ -328,7 +315,7 @@ fn end_reason<'o>(tracked: &mut Tracked, pass: &Pass<'_>, outcome: &'o mut Outco
 
 /// Whether `flow` was made from the present state.
 fn is_current(flow: &Megaflow, pass: &Pass<'_>) -> bool {
-    flow.seen() == pass.state().generations()
+    flow.seen() == pass.state.generations()
 }
 
 #[cfg(test)]

@@ -20,16 +20,16 @@
 use std::sync::Arc;
 
 use crate::action::{Action, Punt, Verdict};
-use crate::bridge::config::SwitchConfig;
-use crate::bridge::fdb::{Fdb, Learned};
+use crate::bridge::fdb::Learned;
 use crate::drop_reason::DropReason;
 use crate::flow::key::{FlowKey, Mask};
-use crate::megaflow::{Seen, Source};
+use crate::megaflow::Source;
 use crate::port::PortId;
 use crate::rule::action::{OutputTo, RuleAction, Subfield};
 use crate::rule::entry::Rule;
 use crate::rule::field::{Field, Needs};
-use crate::rule::set::{Found, RuleSet};
+use crate::rule::set::Found;
+use crate::state::SwitchState;
 
 use action_set::ActionSet;
 use plan::Plan;
@@ -63,25 +63,6 @@ pub const MAX_DEPTH: usize = 64;
 
 /// Lookups of one packet, after the first.
 pub const MAX_RESUBMITS: usize = 4096;
-
-/// What a translation goes by.
-#[derive(Debug, Clone, Copy)]
-pub struct SwitchState<'a> {
-    /// The ports.
-    pub config: &'a SwitchConfig,
-    /// The addresses.
-    pub fdb: &'a Fdb,
-    /// The rules.
-    pub rules: &'a RuleSet,
-}
-
-impl SwitchState<'_> {
-    /// Which state this is: taken before a translation, what changes after it will show as a difference.
-    pub fn generations(&self) -> Seen {
-        let Self { config, fdb, rules } = self;
-        Seen { config: config.generation(), fdb: fdb.generation(), rules: rules.generation() }
-    }
-}
 
 /// What the slow path decided about a packet, and why.
 #[derive(Debug, Clone)]
@@ -132,9 +113,9 @@ pub fn translate(key: &FlowKey, state: &SwitchState<'_>, observer: &mut impl Obs
 }
 
 /// Notes where a packet came from, within the limit of its port.
-pub fn learn(source: Source, now_ms: u64, config: &SwitchConfig, fdb: &Fdb) -> Learned {
-    let limit = config.port(source.port).map_or(0, |port| port.mac_limit);
-    fdb.learn(source.vlan, source.mac, source.port, now_ms, limit)
+pub fn learn(source: Source, now_ms: u64, state: &SwitchState<'_>) -> Learned {
+    let limit = state.config.port(source.port).map_or(0, |port| port.mac_limit);
+    state.fdb.learn(source.vlan, source.mac, source.port, now_ms, limit)
 }
 
 /// A rule that is being carried out.

@@ -1,5 +1,8 @@
 //! The oracle: a bit that a mask leaves out must not matter. And the rules of the switch, one by one.
 
+use crate::bridge::config::SwitchConfig;
+use crate::bridge::fdb::Fdb;
+use crate::rule::set::RuleSet;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;

@@ -31,7 +31,8 @@ use vsteer_switch::port::PortId;
 use vsteer_switch::rule::edit::Edit;
 use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::set::RuleSet;
-use vsteer_switch::slow_path::{SwitchState, Translation, translate};
+use vsteer_switch::slow_path::{Translation, translate};
+use vsteer_switch::state::SwitchState;
 
 use generate::Random;
 use interpret::{Fate, Rules};
@@ -225,8 +226,11 @@ fn compare(world: &World, random: &mut Random, packets: usize, coverage: &mut Co
     let rules = Rules::new(&world.specs);
     let mut pipeline = Pipeline::new(limits);
     let mut burst = Burst::new();
-    let cx =
-        Context { now_ms: 1, config: &world.config, fdb: &world.fdb, rules: &world.rules, events: &Nobody };
+    let cx = Context {
+        now_ms: 1,
+        state: SwitchState { config: &world.config, fdb: &world.fdb, rules: &world.rules },
+        events: &Nobody,
+    };
     for (packet, bytes) in pool.iter().zip(&bytes) {
         fill(&mut burst, packet.port(), &[bytes]);
         let key = key_of(&burst);
@@ -276,8 +280,11 @@ fn explain(world: &World, rules: &Rules<'_>, packet: &Plain, bytes: &[u8]) -> Op
     let mut burst = Burst::new();
     fill(&mut burst, packet.port(), &[bytes]);
     let translation = translate(&key_of(&burst), &world.state(), &mut ());
-    let cx =
-        Context { now_ms: 1, config: &world.config, fdb: &world.fdb, rules: &world.rules, events: &Nobody };
+    let cx = Context {
+        now_ms: 1,
+        state: SwitchState { config: &world.config, fdb: &world.fdb, rules: &world.rules },
+        events: &Nobody,
+    };
     let mut seen = Traffic::default();
     Pipeline::new(PipelineConfig::default()).process(&mut burst, &cx, &mut seen);
     let (seen, wanted) = (sorted(seen), sorted(expected(world, rules, &[packet])));

@@ -1,5 +1,7 @@
 //! The totals of rules against the packets that workers counted, and what passes end.
 
+use crate::bridge::fdb::Fdb;
+use crate::rule::set::RuleSet;
 use std::cell::RefCell;
 use std::sync::{LazyLock, mpsc};
 use std::thread;
@@ -69,9 +71,7 @@ fn pass<'a>(now_ms: u64, config: &'a SwitchConfig, fdb: &'a Fdb) -> Pass<'a> {
         recheck: Recheck::New,
         refresh_since_ms: None,
         too_exact_limit: 0,
-        config,
-        fdb,
-        rules: &RULES,
+        state: SwitchState { config, fdb, rules: &RULES },
     }
 }
 
@@ -344,7 +344,7 @@ fn flow_that_looks_at_too_much_goes_when_its_turn_comes() {
 fn flow_with_a_mask_that_misses_a_bit_or_another_verdict_is_over() {
     let (config, fdb) = (config(1, 2), Fdb::new(8));
     let right = flow(0, 1, 60_000, &[], &config, &fdb);
-    let counted_by = slow_path::translate(right.key(), &pass(0, &config, &fdb).state(), &mut ()).rules;
+    let counted_by = slow_path::translate(right.key(), &pass(0, &config, &fdb).state, &mut ()).rules;
     let with = |mask: Mask, verdict: Verdict| {
         let spec = MegaflowSpec {
             mask: Arc::new(mask),
@@ -354,7 +354,7 @@ fn flow_with_a_mask_that_misses_a_bit_or_another_verdict_is_over() {
             seen: right.seen(),
             rules: Box::default(),
         };
-        check(&Megaflow::new(1, 0, spec), &counted_by, &pass(0, &config, &fdb).state())
+        check(&Megaflow::new(1, 0, spec), &counted_by, &pass(0, &config, &fdb).state)
     };
     assert!(matches!(
         with(**right.mask(), right.verdict().clone()),
