@@ -52,6 +52,17 @@ fn ip(arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Shows this thread a /dev/net/tun that everybody may open, as udev makes it; a machine without udev keeps it for root.
+fn let_everybody_open_tun() {
+    // SAFETY: unshare takes no pointer, and CLONE_NEWNS concerns this thread alone.
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    assert_eq!(result, 0, "this test needs root, to make a mount namespace: {}", io::Error::last_os_error());
+    let script =
+        "mount --make-rprivate / && mount -t tmpfs none /dev/net && mknod -m 666 /dev/net/tun c 10 200";
+    let output = Command::new("sh").args(["-c", script]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// A TAP interface with the host's address, and the burst that its queues fill.
 struct Host {
     queues: Vec<TapQueue>,
@@ -429,6 +440,7 @@ fn without_privilege_the_error_says_how_to_make_the_interface() {
 #[test]
 fn user_of_a_persistent_interface_needs_no_privilege() {
     in_fresh_netns(|| {
+        let_everybody_open_tun();
         ip("tuntap add dev vt0 mode tap user 65534");
         ip("link set vt0 up");
         // SAFETY: setresuid takes no pointer.
