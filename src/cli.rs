@@ -603,7 +603,10 @@ mod tests {
         assert_eq!(side_car.control, None);
         assert_eq!(side_car.ports[0].name, "vm");
         assert_eq!(side_car.ports[0].address(), "/run/vm.sock");
-        assert_eq!(side_car.ports[0].vlan, crate::config::VlanSpec::Access { vlan: 10 });
+        assert_eq!(
+            side_car.ports[0].vlan,
+            crate::config::VlanSpec::Access { vlan: vsteer_switch::wire::vlan::VlanId::new(10).unwrap() }
+        );
         assert_eq!(side_car.ports[1].name, "host");
 
         let asked = config("vsteer --socket-path=/run/vm.sock --control /tmp/c").unwrap();

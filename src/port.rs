@@ -112,17 +112,14 @@ impl Port {
 
 /// What the slow path knows of a port: its place in VLANs, and how many addresses it may teach.
 pub fn switch_port(spec: &PortSpec) -> PortVlan {
-    // The specification was checked: every number in it is a VLAN's.
     let mode = match &spec.vlan {
-        VlanSpec::Access { vlan } => VlanMode::Access(VlanId::new(*vlan).unwrap_or_default()),
-        VlanSpec::Trunk { trunks: None, native } => VlanMode::Trunk {
-            native: Some(native.and_then(VlanId::new).unwrap_or_default()),
-            allowed: VlanSet::ALL,
-        },
-        VlanSpec::Trunk { trunks: Some(trunks), native } => VlanMode::Trunk {
-            native: native.and_then(VlanId::new),
-            allowed: trunks.iter().filter_map(VlanId::new).collect(),
-        },
+        VlanSpec::Access { vlan } => VlanMode::Access(*vlan),
+        VlanSpec::Trunk { trunks: None, native } => {
+            VlanMode::Trunk { native: Some(native.unwrap_or(VlanId::UNTAGGED)), allowed: VlanSet::ALL }
+        }
+        VlanSpec::Trunk { trunks: Some(trunks), native } => {
+            VlanMode::Trunk { native: *native, allowed: trunks.iter().collect() }
+        }
     };
     PortVlan { mode, mac_limit: spec.mac_limit }
 }

@@ -2,10 +2,9 @@
 
 use vsteer_switch::bridge::mirror::{MAX_MIRRORS, Mirror, MirroredPorts};
 use vsteer_switch::port::PortId;
-use vsteer_switch::wire::vlan::VlanId;
 
 use super::{Appliance, PortTable};
-use crate::config::{MirrorPorts, MirrorSpec};
+use crate::config::{MirrorPorts, MirrorSpec, VlanSet};
 use crate::control::protocol::{ErrorKind, MirrorInfo, OperationError};
 
 impl Appliance {
@@ -64,7 +63,7 @@ pub(super) fn switch_mirrors(table: &PortTable) -> impl Iterator<Item = Mirror> 
             name: spec.name.clone(),
             sources: mirrored(&spec.src, table),
             destinations: mirrored(&spec.dst, table),
-            vlans: spec.vlans.iter().flat_map(|vlans| vlans.iter().filter_map(VlanId::new)).collect(),
+            vlans: spec.vlans.iter().flat_map(VlanSet::iter).collect(),
             output: table.open_id(&spec.output)?,
         })
     })

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use vsteer_switch::wire::vlan::VlanId;
+
 use super::error::{ConfigError, Problem};
 use super::inherited_socket::InheritedSocket;
 use super::owner::{Owner, parse_perm};
@@ -244,9 +246,9 @@ pub(super) struct PortDraft {
     kind: KindWord,
     address: Option<String>,
     socket: Option<InheritedSocket>,
-    vlan: Option<u16>,
+    vlan: Option<VlanId>,
     trunks: Option<VlanSet>,
-    native: Option<u16>,
+    native: Option<VlanId>,
     mac_limit: Option<u32>,
     queue_pairs: Option<u16>,
     client: Option<bool>,
@@ -510,7 +512,10 @@ mod tests {
             PortSpec {
                 name: "a.b-c_1".into(),
                 kind: PortKind::VhostUser(server),
-                vlan: VlanSpec::Trunk { trunks: Some(VlanSet::parse("10+20-30").unwrap()), native: Some(7) },
+                vlan: VlanSpec::Trunk {
+                    trunks: Some(VlanSet::parse("10+20-30").unwrap()),
+                    native: VlanId::new(7)
+                },
                 mac_limit: 9,
                 queue_pairs: 128,
                 offloads: Offloads { csum: false, tso: false },

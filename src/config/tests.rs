@@ -1,5 +1,7 @@
 //! Whole configurations: files, their errors, and the command line over them.
 
+use vsteer_switch::wire::vlan::VlanId;
+
 use super::*;
 
 fn from_toml(text: &str) -> Result<Config, ConfigError> {
@@ -326,7 +328,7 @@ fn side_car_ports_take_options() {
     let port = &source.ports[0];
     assert_eq!(port.place, "--socket-path=/run/a,b.sock --vm-options vlan=10,mtu=9000");
     assert_eq!(port.value.address(), "/run/a,b.sock");
-    assert_eq!(port.value.vlan, VlanSpec::Access { vlan: 10 });
+    assert_eq!(port.value.vlan, VlanSpec::Access { vlan: VlanId::new(10).unwrap() });
 
     let error = source.add_vm_path("vm", "/s", "vlna=10").unwrap_err().to_string();
     assert_eq!(

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
+use vsteer_switch::wire::vlan::VlanId;
 
 use super::error::Problem;
 
@@ -16,15 +17,18 @@ pub const MAX_VLAN: u16 = 4094;
 pub enum VlanSpec {
     /// The port is in one VLAN and sees no tags.
     Access {
-        /// The VLAN, 1 to [`MAX_VLAN`].
-        vlan: u16,
+        /// The VLAN, which is not VLAN 0.
+        #[serde(with = "number")]
+        vlan: VlanId,
     },
     /// The port sees tags.
     Trunk {
         /// VLANs it carries with a tag; `None` carries all.
         trunks: Option<VlanSet>,
-        /// VLAN of untagged frames, 1 to [`MAX_VLAN`]; `None` is VLAN 0, the frames that carry no tag anywhere.
-        native: Option<u16>,
+        /// VLAN of untagged frames, which is not VLAN 0; with `None` they belong to no VLAN if `trunks` names some, and to
+        /// VLAN 0, the frames that carry no tag anywhere, if it does not.
+        #[serde(with = "optional_number")]
+        native: Option<VlanId>,
     },
 }
 
@@ -50,45 +54,71 @@ impl fmt::Display for VlanSpec {
     }
 }
 
+/// The VLAN of a report as a number.
+mod number {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de};
+
+    use super::{VlanId, vlan};
+
+    pub(super) fn serialize<S: Serializer>(id: &VlanId, to: S) -> Result<S::Ok, S::Error> {
+        id.number().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<VlanId, D::Error> {
+        vlan(u16::deserialize(from)?).map_err(de::Error::custom)
+    }
+}
+
+/// The VLAN of a report as a number, or nothing.
+mod optional_number {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de};
+
+    use super::{VlanId, vlan};
+
+    pub(super) fn serialize<S: Serializer>(id: &Option<VlanId>, to: S) -> Result<S::Ok, S::Error> {
+        id.map(VlanId::number).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<VlanId>, D::Error> {
+        Option::<u16>::deserialize(from)?.map(vlan).transpose().map_err(de::Error::custom)
+    }
+}
+
 /// A set of VLANs, written `10+20-29`.
 ///
 /// # Invariants
-/// Ranges are ascending, disjoint and not adjacent; each lies in `1..=MAX_VLAN`.
+/// Ranges, from their first VLAN to their last, are ascending, disjoint and not adjacent; none contains VLAN 0.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub struct VlanSet(Vec<RangeInclusive<u16>>);
+pub struct VlanSet(Vec<(VlanId, VlanId)>);
 
 impl VlanSet {
-    /// The set's ranges, ascending.
-    pub fn ranges(&self) -> &[RangeInclusive<u16>] {
-        &self.0
-    }
-
     /// Every VLAN of the set, ascending.
-    pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
-        self.0.iter().cloned().flatten()
+    pub fn iter(&self) -> impl Iterator<Item = VlanId> + '_ {
+        // What lies between two VLANs is one.
+        self.0.iter().flat_map(|&range| numbers(range)).filter_map(VlanId::new)
     }
 
     /// Whether `vlan` is in the set.
-    pub fn contains(&self, vlan: u16) -> bool {
-        self.0.iter().any(|range| range.contains(&vlan))
+    pub fn contains(&self, vlan: VlanId) -> bool {
+        self.0.iter().any(|(first, last)| (first..=last).contains(&&vlan))
     }
 
     /// Reads `10+20-29`.
     pub(crate) fn parse(text: &str) -> Result<Self, Problem> {
         let mut set = Self::default();
         for part in text.split('+') {
-            let range = match part.split_once('-') {
-                Some((first, last)) => parse_vlan(first)?..=parse_vlan(last)?,
+            let (first, last) = match part.split_once('-') {
+                Some((first, last)) => (parse_vlan(first)?, parse_vlan(last)?),
                 None => {
                     let vlan = parse_vlan(part)?;
-                    vlan..=vlan
+                    (vlan, vlan)
                 }
             };
-            if range.is_empty() {
+            if first > last {
                 return Err(format!("the range {part:?} is upside down; write the smaller VLAN first").into());
             }
-            set.0.push(range);
+            set.0.push((first, last));
         }
         set.normalise();
         Ok(set)
@@ -101,27 +131,29 @@ impl VlanSet {
     }
 
     fn normalise(&mut self) {
-        self.0.sort_by_key(|range| *range.start());
-        let mut merged: Vec<RangeInclusive<u16>> = Vec::with_capacity(self.0.len());
-        for range in self.0.drain(..) {
+        self.0.sort_unstable();
+        let mut merged: Vec<(VlanId, VlanId)> = Vec::with_capacity(self.0.len());
+        for (first, last) in self.0.drain(..) {
             match merged.last_mut() {
-                Some(last) if *range.start() <= *last.end() + 1 => {
-                    *last = *last.start()..=*range.end().max(last.end());
-                }
-                _ => merged.push(range),
+                Some((_, before)) if first.number() <= before.number() + 1 => *before = last.max(*before),
+                _ => merged.push((first, last)),
             }
         }
         self.0 = merged;
     }
 }
 
+fn numbers((first, last): (VlanId, VlanId)) -> RangeInclusive<u16> {
+    first.number()..=last.number()
+}
+
 impl fmt::Display for VlanSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, range) in self.0.iter().enumerate() {
+        for (i, (first, last)) in self.0.iter().enumerate() {
             let separator = if i == 0 { "" } else { "+" };
-            match (range.start(), range.end()) {
-                (first, last) if first == last => write!(f, "{separator}{first}")?,
-                (first, last) => write!(f, "{separator}{first}-{last}")?,
+            match first == last {
+                true => write!(f, "{separator}{first}")?,
+                false => write!(f, "{separator}{first}-{last}")?,
             }
         }
         Ok(())
@@ -143,11 +175,21 @@ impl TryFrom<String> for VlanSet {
 }
 
 /// Reads the number of one VLAN.
-pub(crate) fn parse_vlan(text: &str) -> Result<u16, Problem> {
-    match text.parse::<u16>() {
-        Ok(vlan) if (1..=MAX_VLAN).contains(&vlan) => Ok(vlan),
-        _ => Err(format!("{text:?} is no VLAN; use a number from 1 to {MAX_VLAN}").into()),
-    }
+pub(crate) fn parse_vlan(text: &str) -> Result<VlanId, Problem> {
+    text.parse().ok().and_then(tagged).ok_or_else(|| not_a_vlan(text))
+}
+
+/// The VLAN `number`, of those that a tag can name.
+fn vlan(number: u16) -> Result<VlanId, Problem> {
+    tagged(number).ok_or_else(|| not_a_vlan(&number.to_string()))
+}
+
+fn tagged(number: u16) -> Option<VlanId> {
+    VlanId::new(number).filter(|&vlan| vlan != VlanId::UNTAGGED)
+}
+
+fn not_a_vlan(text: &str) -> Problem {
+    format!("{text:?} is no VLAN; use a number from 1 to {MAX_VLAN}").into()
 }
 
 #[cfg(test)]
@@ -159,7 +201,8 @@ mod tests {
         let set = VlanSet::parse("30+10+20-29+22-25").unwrap();
         assert_eq!(set.to_string(), "10+20-30");
         assert_eq!(set.iter().count(), 12);
-        assert!(set.contains(30) && set.contains(20) && !set.contains(11) && !set.contains(31));
+        let contains = |number| set.contains(VlanId::new(number).unwrap());
+        assert!(contains(30) && contains(20) && !contains(11) && !contains(31));
         assert_eq!(VlanSet::parse("1-4094").unwrap().to_string(), "1-4094");
     }
 
@@ -173,11 +216,22 @@ mod tests {
 
     #[test]
     fn json_form_round_trips_and_is_checked() {
-        let spec = VlanSpec::Trunk { trunks: Some(VlanSet::parse("10+20-29").unwrap()), native: Some(5) };
+        let native = Some(parse_vlan("5").unwrap());
+        let spec = VlanSpec::Trunk { trunks: Some(VlanSet::parse("10+20-29").unwrap()), native };
         let json = serde_json::to_string(&spec).unwrap();
         assert_eq!(json, r#"{"mode":"trunk","trunks":"10+20-29","native":5}"#);
         assert_eq!(serde_json::from_str::<VlanSpec>(&json).unwrap(), spec);
-        let bad = r#"{"mode":"trunk","trunks":"0","native":null}"#;
-        assert!(serde_json::from_str::<VlanSpec>(bad).unwrap_err().to_string().contains("no VLAN"));
+        let access = VlanSpec::Access { vlan: parse_vlan("10").unwrap() };
+        assert_eq!(serde_json::to_string(&access).unwrap(), r#"{"mode":"access","vlan":10}"#);
+        for bad in [
+            r#"{"mode":"trunk","trunks":"0","native":null}"#,
+            r#"{"mode":"trunk","trunks":null,"native":4095}"#,
+            r#"{"mode":"access","vlan":0}"#,
+        ] {
+            assert!(
+                serde_json::from_str::<VlanSpec>(bad).unwrap_err().to_string().contains("no VLAN"),
+                "{bad}"
+            );
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use vsteer_switch::wire::vlan::VlanId;
 
 use super::client::{Client, ClientError};
 use super::protocol::*;
@@ -30,7 +31,7 @@ pub(super) fn port_info(name: &str) -> PortInfo {
         features: vec!["VERSION_1".into(), "MRG_RXBUF".into()],
         queue_pairs_enabled: 1,
         queue_pairs_offered: 16,
-        vlan: VlanSpec::Access { vlan: 10 },
+        vlan: VlanSpec::Access { vlan: VlanId::new(10).unwrap() },
         mac_limit: 4096,
         mtu: Some(9000),
         local: false,
