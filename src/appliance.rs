@@ -55,9 +55,9 @@ use crate::control::protocol::{
     RulesChanged, RulesParams, SelectorParams, Stats, TableInfo, TopQuery, TraceInfo, TraceQuery, WorkerInfo,
 };
 use crate::control::{Operations, Stream};
-use crate::driver::{OpenPort, open};
 use crate::fabric::{Alarm, Fabric};
 use crate::notify::Trigger;
+use crate::port::driver::{OpenPort, open};
 use crate::port::{Driver, Port, switch_port};
 use crate::port_numbers::PortNumbers;
 use crate::punt::Punts;

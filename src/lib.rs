@@ -18,13 +18,7 @@ pub mod socket_file;
 /// Workers, ports and the revalidator, put together.
 pub mod appliance;
 
-/// Opening what a port specification asks for.
-pub mod driver;
-
-/// Ports on the host's side: TAP.
-pub mod nic;
-
-/// A port of the switch and its driver.
+/// A port of the switch, and the drivers that move its packets.
 pub mod port;
 
 /// Which number belongs to which port.

@@ -23,7 +23,7 @@ use vsteer_switch::rule::set::RuleSet;
 use super::{Appliance, PortTable};
 use crate::config::{Config, MirrorSpec, Placed, PortSpec, refuse_shared};
 use crate::control::protocol::{OperationError, Reloaded};
-use crate::driver::{OpenPort, open};
+use crate::port::driver::{OpenPort, open};
 use crate::port_numbers::PortNumbers;
 
 /// What the present state owes to the configuration.

@@ -14,7 +14,7 @@ use vsteer_switch::pipeline::Transmit;
 use vsteer_switch::port::PortId;
 use vsteer_vhost::net::port::{Scratch, VhostPort};
 
-use crate::nic::tap::TxOutcome;
+use crate::port::tap::TxOutcome;
 use crate::port::{Driver, Port, TapPort, guest_caps};
 use crate::punt::Punts;
 use crate::topology::Topology;

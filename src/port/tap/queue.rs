@@ -2,7 +2,7 @@
 //!
 //! First and last stage of a packet's path. One worker receives from a queue; any may transmit to it. Each frame is one
 //! system call, which is the price of TAP: there is no call for several. What is saved is everything else: no
-//! allocation, no look at an empty queue in most rounds ([`PollPacer`]), no copy on our side in either direction, and
+//! allocation, no look at an empty queue in most rounds (`poll_pacer.rs`), no copy on our side in either direction, and
 //! TCP crosses in frames of up to 64 KiB.
 //!
 //! Read first: `tun_chr_read_iter` and `tun_get_user` in Linux.
@@ -21,9 +21,9 @@ use vsteer_switch::packet::{BURST, Burst, Frame, MAX_FRAME_BYTES, Offload};
 use vsteer_switch::port::PortId;
 use vsteer_vhost::net::queue::{KickPoller, same_poller};
 
-use crate::nic::PollPacer;
-use crate::nic::rx_area::{RxArea, SLOT_BYTES};
-use crate::nic::vnet_header;
+use crate::port::poll_pacer::PollPacer;
+use crate::port::rx_area::{RxArea, SLOT_BYTES};
+use crate::port::vnet_header;
 
 /// Pieces that a frame is written from: header, head, tail pieces, and the rest of the tail if it has more.
 ///

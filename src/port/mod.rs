@@ -1,5 +1,20 @@
 //! A port of the appliance: what the switch knows of it by number, and the driver that moves its packets.
 
+/// Opening what a port specification asks for.
+pub mod driver;
+
+/// Ports towards the host: TAP interfaces.
+pub mod tap;
+
+/// The virtio-net header as the host kernel speaks it.
+pub mod vnet_header;
+
+/// Memory that frames from the host are read into.
+mod rx_area;
+
+/// Spaces out polls that are system calls.
+mod poll_pacer;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -15,7 +30,7 @@ use vsteer_switch::wire::vlan::VlanId;
 use vsteer_vhost::net::port::VhostPort;
 
 use crate::config::{PortSpec, VlanSpec};
-use crate::nic::tap::{TapReceiver, TapTransmitter};
+use crate::port::tap::{TapReceiver, TapTransmitter};
 
 /// Longest frame of a port without an MTU of its own: jumbo frames with two tags.
 const DEFAULT_MAX_FRAME_BYTES: usize = 9000 + LINK_HEADER_BYTES;

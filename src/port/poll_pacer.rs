@@ -15,7 +15,7 @@
 
 /// Decides which polls of a queue are worth a system call.
 #[derive(Debug, Default)]
-pub struct PollPacer {
+pub(super) struct PollPacer {
     /// Polls still to skip.
     to_skip: u32,
     /// Polls to skip after the next empty read.
@@ -24,11 +24,11 @@ pub struct PollPacer {
 
 impl PollPacer {
     /// Polls that are skipped at most between two empty reads.
-    pub const MAX_SKIPPED: u32 = 32;
+    pub(super) const MAX_SKIPPED: u32 = 32;
 
     /// Whether this poll should read; if not, it was counted as skipped.
     #[inline]
-    pub fn is_due(&mut self) -> bool {
+    pub(super) fn is_due(&mut self) -> bool {
         match self.to_skip.checked_sub(1) {
             Some(left) => {
                 self.to_skip = left;
@@ -40,14 +40,14 @@ impl PollPacer {
 
     /// Notes that a read found nothing: the next polls are skipped.
     #[inline]
-    pub fn found_nothing(&mut self) {
+    pub(super) fn found_nothing(&mut self) {
         self.pause = (self.pause * 2).clamp(1, Self::MAX_SKIPPED);
         self.to_skip = self.pause;
     }
 
     /// Ends the pause, because a packet was read or one is known to wait: the next poll is due.
     #[inline]
-    pub fn resume(&mut self) {
+    pub(super) fn resume(&mut self) {
         *self = Self::default();
     }
 }

@@ -14,11 +14,6 @@
 
 #![allow(unsafe_code, reason = "interfaces are set up by ioctl")]
 
-mod queue;
-
-#[cfg(test)]
-mod tests;
-
 use std::ffi::{c_int, c_short, c_uint};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -29,8 +24,8 @@ use std::os::unix::net::UnixDatagram;
 use thiserror::Error;
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 
-pub use self::queue::{RxOutcome, TapQueue, TapReceiver, TapTransmitter, TxOutcome};
-use super::vnet_header;
+use super::queue::TapQueue;
+use crate::port::vnet_header;
 
 const TUN_DEVICE: &str = "/dev/net/tun";
 
@@ -198,7 +193,7 @@ impl Tap {
 }
 
 /// Refuses what Linux would refuse, with the rule that it does not tell.
-fn check_name(name: &str) -> Result<(), TapError> {
+pub(super) fn check_name(name: &str) -> Result<(), TapError> {
     let reason = if name.is_empty() {
         "it is empty"
     } else if name.len() > MAX_NAME_LEN {

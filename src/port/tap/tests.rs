@@ -6,8 +6,11 @@
 #![allow(unsafe_code, reason = "namespaces, packet sockets and segments over test memory")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes of small structures, in the kernel's types")]
 
-use std::io::{Read, Write};
+use std::ffi::c_int;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +19,9 @@ use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::packet::{BURST, Burst, Checksum, Frame, GsoKind, MAX_FRAME_BYTES, Offload, Segment};
 use vsteer_switch::port::PortId;
 
+use super::interface::{TapConfig, check_name};
 use super::*;
+use crate::port::vnet_header;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const TAP: &str = "vt0";

@@ -14,7 +14,7 @@ use vsteer_vhost::session::endpoint::Endpoint;
 use vsteer_vhost::session::server::Server;
 
 use crate::config::{InheritedSocket, PortKind, PortSpec, VhostUserSpec};
-use crate::nic::tap::{Tap, TapConfig, TapError};
+use crate::port::tap::{Tap, TapConfig, TapError};
 use crate::port::{Driver, Port, TapPort};
 use crate::socket_file::{SocketFile, SocketFileError};
 
