@@ -9,20 +9,24 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::hash::fold;
+use crate::hash::{GOLDEN, fold};
 use crate::port::{MAX_PORTS, PortId};
 use crate::wire::MacAddr;
 use crate::wire::vlan::VlanId;
 
 /// Entries in a bucket: one cache line.
 const WAYS: usize = 4;
-/// Consecutive buckets in which an address may lie. With four, one address in a hundred found no place in a table that is
-/// filled to its capacity (half of the entries). An address without a place is only flooded to.
-const PROBES: usize = 8;
+
+/// Places for each address of the capacity. With half of the places taken, an address in 20 does not lie in its home
+/// bucket; with more taken, ever more lie ever further away.
+const PLACES_PER_ADDRESS: usize = 2;
+
+/// A reach that stands for the whole table: a distance does not fit into its byte.
+const REACH_ALL: u8 = u8::MAX;
 
 /// Bit of a key word that tells a used entry from an empty one.
 const VALID: u64 = 1 << 63;
@@ -144,8 +148,18 @@ impl FdbEntry {
 
 /// The forwarding database.
 ///
-/// Fixed in size from the start: 32 bytes for each address of its capacity. The hash is keyed, so that addresses chosen
-/// by a guest do not crowd the places of another's.
+/// An address has a *home* bucket, which its hash names, and lies in the first bucket from there on (the first comes after
+/// the last) that had a free entry when it came. There are more entries than the capacity, so there always is one: the
+/// table refuses an address only when it holds as many as its capacity. It never moves an address, so a reader cannot miss
+/// one on its way. Of each bucket the table notes the *reach*: how many buckets further on addresses lie whose home it is.
+/// A reader looks that far and no further; mostly that is the home bucket alone. A reach that is too long costs time, one
+/// that is too short hides addresses.
+///
+/// Fixed in size from the start: two entries of 16 bytes and half a byte of reach for each address of the capacity, which
+/// is rounded up to a power of two: 1 MiB and 16 KiB for 32 768 addresses.
+///
+/// The hash is keyed with 128 random bits and mixes twice, so that nobody can choose addresses that share a home: an
+/// address that a guest makes up lengthens the way to another's no more than a random one would.
 ///
 /// # Concurrency
 /// Any thread reads, learns and refreshes; nobody holds a lock while reading. Two words make an entry, and a reader must
@@ -159,12 +173,19 @@ impl FdbEntry {
 ///   reader looks again. (Numbers wrap after 2^19 tenures of one entry, far more than fit between two loads.)
 /// - Refreshing is a compare-exchange of the value word, which fails if the tenure or the port changed.
 ///
+/// Only holders of `writer` change a reach. It is raised (release) before the address that needs it is stored, and lowered
+/// after the last address that needed it was taken away. A reader loads it (acquire) before each step away from home: when
+/// it loads one that is too short for an address, that address does not lie that far out at that moment, and was not in the
+/// nearer buckets when the reader looked there. So there was a moment at which it was not in the table.
+///
 /// `generation` is raised after each change of what a lookup returns, with release. Who loads it (acquire) before it
 /// looks things up, and finds it unchanged later, has seen nothing that changed in between; if a change comes after the
 /// load, the number tells. Being told of a change that was already seen is merely slow.
 pub struct Fdb {
     buckets: Box<[Bucket]>,
-    seed: u64,
+    /// How far addresses lie from their home, by the home's bucket; the furthest counts.
+    reach: Box<[AtomicU8]>,
+    seed: [u64; 2],
     capacity: usize,
     /// Addresses in the table; changed by holders of the lock.
     writer: Mutex<usize>,
@@ -185,10 +206,16 @@ impl fmt::Debug for Fdb {
 impl Fdb {
     /// An empty table for `capacity` addresses.
     pub fn new(capacity: usize) -> Self {
-        let buckets = (capacity.max(1) * 2).div_ceil(WAYS).max(PROBES).next_power_of_two();
+        let random = RandomState::new();
+        Self::with_seed(capacity, [random.hash_one(0), random.hash_one(1)])
+    }
+
+    fn with_seed(capacity: usize, seed: [u64; 2]) -> Self {
+        let buckets = (capacity.max(1) * PLACES_PER_ADDRESS).div_ceil(WAYS).next_power_of_two();
         Self {
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
-            seed: RandomState::new().hash_one("fdb"),
+            reach: (0..buckets).map(|_| AtomicU8::new(0)).collect(),
+            seed,
             capacity,
             writer: Mutex::new(0),
             learned_at: (0..MAX_PORTS).map(|_| AtomicU32::new(0)).collect(),
@@ -196,29 +223,56 @@ impl Fdb {
         }
     }
 
-    /// The places where `key` may lie.
-    fn slots(&self, key: u64) -> impl Iterator<Item = &Slot> {
+    /// The bucket in which the search for `key` begins.
+    fn home(&self, key: u64) -> usize {
+        let [first, second] = self.seed;
         #[allow(clippy::cast_possible_truncation, reason = "only the low bits choose the bucket")]
-        let home = fold(key ^ self.seed, self.seed | 1) as usize;
-        let last = self.buckets.len() - 1;
-        (0..PROBES).flat_map(move |probe| &self.buckets[home.wrapping_add(probe) & last].0)
+        let hash = fold(fold(key ^ first, GOLDEN) ^ second, second | 1) as usize;
+        hash & (self.buckets.len() - 1)
+    }
+
+    /// The bucket that lies `distance` after `home`.
+    fn bucket_at(&self, home: usize, distance: usize) -> &Bucket {
+        &self.buckets[home.wrapping_add(distance) & (self.buckets.len() - 1)]
+    }
+
+    /// The largest distance from `home` at which addresses of that home lie.
+    fn reach(&self, home: usize) -> usize {
+        match self.reach[home].load(Ordering::Acquire) {
+            REACH_ALL => self.buckets.len() - 1,
+            reach => usize::from(reach),
+        }
+    }
+
+    /// Notes the largest distance from `home` at which addresses of that home lie. The caller holds the lock.
+    fn set_reach(&self, home: usize, distance: usize) {
+        let reach = u8::try_from(distance).unwrap_or(REACH_ALL);
+        self.reach[home].store(reach, Ordering::Release);
     }
 
     /// The entry of `key`: its slot and a value of the tenure during which the slot was seen to hold the key.
     fn find(&self, key: u64) -> Option<(&Slot, Value)> {
+        let home = self.home(key);
         // Each round that does not end found an entry that was given away and back meanwhile; a writer made progress.
         'again: loop {
-            for slot in self.slots(key) {
-                let before = Value(slot.value.load(Ordering::Acquire));
-                if slot.key.load(Ordering::Acquire) == key {
-                    let after = Value(slot.value.load(Ordering::Acquire));
-                    if before.tenure() != after.tenure() {
-                        continue 'again;
+            let mut distance = 0;
+            loop {
+                for slot in &self.bucket_at(home, distance).0 {
+                    let before = Value(slot.value.load(Ordering::Acquire));
+                    if slot.key.load(Ordering::Acquire) == key {
+                        let after = Value(slot.value.load(Ordering::Acquire));
+                        if before.tenure() != after.tenure() {
+                            continue 'again;
+                        }
+                        return Some((slot, after));
                     }
-                    return Some((slot, after));
                 }
+                // Asked for only here: most addresses that are known lie at home.
+                if distance >= self.reach(home) {
+                    return None;
+                }
+                distance += 1;
             }
-            return None;
         }
     }
 
@@ -350,14 +404,21 @@ impl Fdb {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Gives a free slot to `key`. The caller holds the lock and has seen that the key is not in the table.
+    /// Gives a free slot to `key`, unless the table holds as many addresses as it may. The caller holds the lock and has
+    /// seen that the key is not in the table.
     fn insert(&self, used: &mut usize, key: u64, is_static: bool, now_ms: u64, port: PortId) -> bool {
         if *used >= self.capacity {
             return false;
         }
-        let Some(slot) = self.slots(key).find(|slot| slot.key.load(Ordering::Relaxed) == 0) else {
-            return false;
-        };
+        let home = self.home(key);
+        let is_free = |slot: &&Slot| slot.key.load(Ordering::Relaxed) == 0;
+        let (distance, slot) = (0..self.buckets.len())
+            .find_map(|distance| Some((distance, self.bucket_at(home, distance).0.iter().find(is_free)?)))
+            // PANICS: no, there are more places than the capacity, and fewer than that are taken.
+            .expect("a table below its capacity has a free place");
+        if distance > self.reach(home) {
+            self.set_reach(home, distance);
+        }
         let tenure = Value(slot.value.load(Ordering::Relaxed)).tenure() + 1;
         slot.value.store(Value::new(tenure, is_static, now_ms / 1000, port).0, Ordering::Release);
         slot.key.store(key, Ordering::Release);
@@ -365,6 +426,22 @@ impl Fdb {
         self.learned_at[port.index()].fetch_add(1, Ordering::Relaxed);
         self.generation.fetch_add(1, Ordering::Release);
         true
+    }
+
+    /// Shortens the reach of `home` to what its addresses need, now that one in `bucket` has gone. The caller holds the lock.
+    fn shorten_reach(&self, home: usize, bucket: usize) {
+        let distance = bucket.wrapping_sub(home) & (self.buckets.len() - 1);
+        let reach = self.reach[home].load(Ordering::Relaxed);
+        if reach == 0 || distance < usize::from(reach) {
+            return;
+        }
+        let is_of_home = |slot: &Slot| match slot.key.load(Ordering::Relaxed) {
+            0 => false,
+            key => self.home(key) == home,
+        };
+        let furthest =
+            (1..=self.reach(home)).rev().find(|&at| self.bucket_at(home, at).0.iter().any(is_of_home));
+        self.set_reach(home, furthest.unwrap_or(0));
     }
 
     /// Gives the tenant of a slot another value. The caller holds the lock; refreshes may come in between, and a fresher
@@ -377,7 +454,12 @@ impl Fdb {
     }
 
     fn remove_where(&self, is_over: impl Fn(&FdbEntry) -> bool, mut removed: impl FnMut(FdbEntry)) {
-        for slot in self.buckets.iter().flat_map(|bucket| &bucket.0) {
+        let slots = self
+            .buckets
+            .iter()
+            .enumerate()
+            .flat_map(|(at, bucket)| bucket.0.iter().map(move |slot| (at, slot)));
+        for (bucket, slot) in slots {
             // A look without the lock first: most entries stay, and learners should not wait for a walk of the table.
             let key = slot.key.load(Ordering::Acquire);
             if key == 0 || !is_over(&FdbEntry::new(key, Value(slot.value.load(Ordering::Acquire)))) {
@@ -390,6 +472,7 @@ impl Fdb {
                 continue;
             }
             slot.key.store(0, Ordering::Release);
+            self.shorten_reach(self.home(key), bucket);
             *used -= 1;
             self.learned_at[entry.port.index()].fetch_sub(1, Ordering::Relaxed);
             self.generation.fetch_add(1, Ordering::Release);
@@ -401,6 +484,7 @@ impl Fdb {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::sync::atomic::AtomicBool;
     use std::thread;
 
@@ -475,14 +559,130 @@ mod tests {
         assert_eq!(fdb.learn(V, mac(14), port(1), 0, 4), Learned::New);
     }
 
+    /// Seed `number`: those without structure, and between them some with as much as there can be.
+    fn seed(number: u64) -> [u64; 2] {
+        match number % 8 {
+            0 => [number, number],
+            1 => [number << 48, 0],
+            2 => [u64::MAX - number, 1 << (number % 64)],
+            _ => [fold(number + 1, GOLDEN), fold(number + 2, GOLDEN)],
+        }
+    }
+
+    /// Address `number` of a set in a manner that drivers, hypervisors or attackers number theirs.
+    fn address(manner: u64, number: u32) -> (VlanId, MacAddr) {
+        let [a, b, c, d] = number.to_be_bytes();
+        let in_vlan = VlanId::new(u16::try_from(number & 0xfff).unwrap().min(4094)).unwrap();
+        match manner % 6 {
+            0 => (V, [2, 0, a, b, c, d]),
+            1 => (V, [2, d, c, b, a, 0]),
+            2 => (in_vlan, [2, 0, 0, a, b, c]),
+            3 => (in_vlan, [0x52, d, 0x54, c, b, a]),
+            4 => (V, [2, a, c ^ c >> 1, 0, d, b]),
+            _ => {
+                let [.., a, b, c, d] = fold(u64::from(number) << 20 | 1, GOLDEN).to_be_bytes();
+                (V, [2, number.to_be_bytes()[2], a, b, c, d])
+            }
+        }
+    }
+
+    /// Fills a table to its capacity with different addresses, and tells the longest reach.
+    fn fill(capacity: u32, number: u64) -> u8 {
+        let fdb = Fdb::with_seed(capacity as usize, seed(number));
+        let manner = number / 8;
+        let mut taken = 0;
+        for (vlan, mac) in (0..).map(|number| address(manner, number)) {
+            match fdb.learn(vlan, mac, port(1), 0, u32::MAX) {
+                Learned::New => taken += 1,
+                // One manner of numbering repeats itself.
+                Learned::Refreshed => (),
+                other => panic!("{other:?} after {taken} of {capacity} addresses, seed {number}"),
+            }
+            if taken == capacity {
+                break;
+            }
+        }
+        assert_eq!(fdb.learn(V, [0xfe; 6], port(1), 0, u32::MAX), Learned::TableFull, "seed {number}");
+        let known = (0..)
+            .map(|number| address(manner, number))
+            .take_while(|&(vlan, mac)| fdb.lookup(vlan, mac).is_some());
+        assert!(known.count() >= capacity as usize, "seed {number}");
+        assert_eq!(fdb.entries().count(), capacity as usize, "seed {number}");
+        fdb.reach.iter().map(|reach| reach.load(Ordering::Relaxed)).max().unwrap()
+    }
+
     #[test]
-    fn nearly_all_addresses_find_a_place_up_to_the_capacity() {
-        let fdb = Fdb::new(16_384);
-        let found =
-            (0..16_384).filter(|&n| fdb.learn(V, mac(n), port(1), 0, u32::MAX) == Learned::New).count();
-        assert!(found >= 16_384 - 16, "{found}");
-        let known = (0..16_384).filter(|&n| fdb.lookup(V, mac(n)).is_some()).count();
-        assert_eq!(known, found);
+    fn every_address_up_to_the_capacity_finds_a_place_whatever_the_seed() {
+        let longest = (0..384).map(|number| fill(16_384, number)).max().unwrap();
+        assert!(longest <= 24, "nobody has to look into {longest} buckets more");
+        for capacity in 1..=192 {
+            for number in 0..48 {
+                fill(capacity, number);
+            }
+        }
+    }
+
+    /// All addresses of one home, as if the hash were known.
+    #[test]
+    fn addresses_of_one_home_find_their_places_all_the_same() {
+        let fdb = Fdb::with_seed(2048, seed(3));
+        let of_home = |fdb: &Fdb| {
+            let shared = fdb.home(key_of(V, [2; 6]));
+            (0..)
+                .map(|number| address(0, number))
+                .filter(|&(vlan, mac)| fdb.home(key_of(vlan, mac)) == shared)
+                .take(2048)
+                .collect::<Vec<_>>()
+        };
+        let addresses = of_home(&fdb);
+        for &(vlan, mac) in &addresses {
+            assert_eq!(fdb.learn(vlan, mac, port(1), 0, u32::MAX), Learned::New);
+        }
+        assert!(addresses.iter().all(|&(vlan, mac)| fdb.lookup(vlan, mac) == Some(port(1))));
+        assert_eq!(fdb.reach.iter().filter(|reach| reach.load(Ordering::Relaxed) == REACH_ALL).count(), 1);
+        assert_eq!(fdb.flush(None, None), 2048);
+        assert!(
+            fdb.reach.iter().all(|reach| reach.load(Ordering::Relaxed) == 0),
+            "what has gone is not searched for"
+        );
+    }
+
+    #[test]
+    fn table_agrees_with_a_plain_map_while_addresses_come_and_go() {
+        for number in 0..64 {
+            let fdb = Fdb::with_seed(64, seed(number));
+            let mut plain = HashMap::new();
+            let mut random = number;
+            for _ in 0..2000 {
+                random = fold(random ^ GOLDEN, GOLDEN | number);
+                let [kind, a, b, ..] = random.to_be_bytes();
+                let (n, at) = (u16::from(a) % 96, port(u16::from(b) % 4));
+                if kind < 16 {
+                    assert_eq!(
+                        fdb.remove_port(at),
+                        plain.len() - {
+                            plain.retain(|_, known| *known != at);
+                            plain.len()
+                        }
+                    );
+                    continue;
+                }
+                let learned = fdb.learn(V, mac(n), at, 0, u32::MAX);
+                let expected = match plain.get(&n) {
+                    Some(known) if *known == at => Learned::Refreshed,
+                    Some(_) => Learned::Moved,
+                    None if plain.len() == 64 => Learned::TableFull,
+                    None => Learned::New,
+                };
+                assert_eq!(learned, expected, "seed {number}");
+                if learned != Learned::TableFull {
+                    plain.insert(n, at);
+                }
+                for n in 0..96 {
+                    assert_eq!(fdb.lookup(V, mac(n)), plain.get(&n).copied(), "seed {number}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -532,5 +732,31 @@ mod tests {
         });
         assert!(hits > 0);
         assert_eq!(fdb.entries().count(), fdb.len());
+    }
+
+    /// Addresses that come and go lengthen and shorten the ways to those that stay, while somebody looks for these.
+    #[test]
+    fn readers_always_find_an_address_that_stays() {
+        let fdb = Fdb::new(16);
+        for n in 0..8 {
+            // Those that go lie before those that stay as often as behind them.
+            fdb.learn(V, mac(100 + n), port(2), 0, u32::MAX);
+            assert!(fdb.pin(V, mac(n), port(1), 0));
+        }
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..60_000_u16 {
+                    fdb.learn(V, mac(100 + round % 64), port(2), 0, u32::MAX);
+                    if round % 5 == 0 {
+                        fdb.flush(None, None);
+                    }
+                }
+                is_over.store(true, Ordering::Relaxed);
+            });
+            while !is_over.load(Ordering::Relaxed) {
+                (0..8).for_each(|n| assert_eq!(fdb.lookup(V, mac(n)), Some(port(1))));
+            }
+        });
     }
 }
