@@ -37,7 +37,6 @@ use crossbeam_queue::SegQueue;
 use parking_lot::Mutex;
 use vsteer_switch::bridge::config::SwitchConfig;
 use vsteer_switch::bridge::fdb::Fdb;
-use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::megaflow::Tier;
 use vsteer_switch::port::{MAX_PORTS, PortId};
 use vsteer_switch::rule::edit::Edit;
@@ -57,8 +56,8 @@ use crate::control::protocol::{
 use crate::control::{Operations, Stream};
 use crate::fabric::{Alarm, Fabric};
 use crate::notify::Trigger;
-use crate::port::driver::{OpenPort, open};
-use crate::port::{Driver, Port, switch_port};
+use crate::port::report::{CounterSums, Link};
+use crate::port::{OpenPort, Port, switch_port};
 use crate::port_numbers::PortNumbers;
 use crate::punt::Punts;
 use crate::revalidator::Revalidator;
@@ -287,70 +286,41 @@ fn switch_config(table: &PortTable, generation: u64) -> SwitchConfig {
         .with_mirrors(switch_mirrors(table))
 }
 
-/// Packets and drops of a port, all workers together.
-fn port_counters(port: &Port) -> PortCounters {
-    let mut counters = PortCounters::default();
-    for shard in &port.counters {
-        counters.rx_pkts += shard.rx_pkts.get();
-        counters.rx_bytes += shard.rx_bytes.get();
-        counters.tx_pkts += shard.tx_pkts.get();
-        counters.tx_bytes += shard.tx_bytes.get();
-        for &reason in DropReason::ALL {
-            let drops = shard.drops(reason);
-            if drops > 0 {
-                *counters.drops.entry(reason.name().to_owned()).or_default() += drops;
-            }
-        }
-    }
-    counters
-}
-
-/// Whether packets can pass a port, and why it was stopped.
-fn port_state(port: &Port) -> (PortState, Option<String>) {
-    match &port.driver {
-        Driver::VhostUser(guest) => {
-            let status = guest.status();
-            let state = match (&status.fault, status.connected) {
-                (Some(_), true) => PortState::Stopped,
-                (None, true) => PortState::Connected,
-                (_, false) => PortState::Waiting,
-            };
-            (state, status.fault.map(|fault| fault.to_string()))
-        }
-        Driver::Tap(tap) => match tap.fault() {
-            Some(fault) => (PortState::Stopped, Some(fault)),
-            None => (PortState::Connected, None),
-        },
+/// Packets and drops of a port, as the protocol has them.
+fn port_counters(sums: &CounterSums) -> PortCounters {
+    PortCounters {
+        rx_pkts: sums.rx_pkts,
+        rx_bytes: sums.rx_bytes,
+        tx_pkts: sums.tx_pkts,
+        tx_bytes: sums.tx_bytes,
+        drops: sums.drops().map(|(reason, pkts)| (reason.name().to_owned(), pkts)).collect(),
     }
 }
 
-/// A port in full.
+/// A port, as the protocol has it.
 fn port_info(port: &Port) -> PortInfo {
-    let spec = port.spec();
-    let (state, fault) = port_state(port);
-    let queues = u16::try_from(port.queues()).unwrap_or(u16::MAX);
-    let (features, enabled) = match &port.driver {
-        Driver::VhostUser(guest) => {
-            let status = guest.status();
-            (status.negotiated.names().into_iter().map(str::to_owned).collect(), status.live_pairs)
-        }
-        Driver::Tap(_) => (Vec::new(), queues),
-    };
+    let report = port.report();
+    let (spec, status) = (report.spec, report.status);
+    let count = |queues: usize| u16::try_from(queues).unwrap_or(u16::MAX);
     PortInfo {
         name: spec.name.clone(),
-        id: port.id.number(),
+        id: report.id.number(),
         kind: spec.type_name().to_owned(),
         address: spec.address(),
-        state,
-        fault,
-        features,
-        queue_pairs_enabled: enabled,
-        queue_pairs_offered: queues,
+        state: match status.link {
+            Link::Up => PortState::Connected,
+            Link::Waiting => PortState::Waiting,
+            Link::Stopped => PortState::Stopped,
+        },
+        fault: status.fault,
+        features: status.features.into_iter().map(str::to_owned).collect(),
+        queue_pairs_enabled: count(status.live_queues),
+        queue_pairs_offered: count(report.queues),
         vlan: spec.vlan.clone(),
         mac_limit: spec.mac_limit,
         mtu: spec.mtu,
         local: spec.local,
-        counters: port_counters(port),
+        counters: port_counters(&report.counters),
     }
 }
 
@@ -398,7 +368,7 @@ impl Operations for Appliance {
         }
         let mut numbers = PortNumbers::clone(&table.numbers);
         let id = self.claim(&mut numbers, &spec.name)?;
-        let open = open(id, spec, self.workers.len()).map_err(OperationError::failed)?;
+        let open = OpenPort::open(id, spec, self.workers.len()).map_err(OperationError::failed)?;
         let port = Arc::clone(&open.port);
         let spec = port.spec();
         table.numbers = Arc::new(numbers);

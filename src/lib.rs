@@ -24,6 +24,9 @@ pub mod port;
 /// Which number belongs to which port.
 pub mod port_numbers;
 
+/// Which worker receives from which queue.
+pub mod assignment;
+
 /// Snapshots of ports, assignments and rules, published to the workers.
 pub mod topology;
 

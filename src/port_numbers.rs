@@ -1,8 +1,8 @@
 //! Which number belongs to which port.
 //!
 //! Rules, megaflows and learned addresses know ports by number, people by name. A number that a name has got stays with it:
-//! a port that is removed leaves its number reserved, gets it back when it returns, and until then rules that name it are
-//! about nothing. Only when all numbers are taken does the one that has been free for longest go to a new name, and never
+//! a port that is removed leaves its number reserved and gets it back when it returns. Until then rules that name it match
+//! no packet and send none. Only when all numbers are taken does the one that has been free for longest go to a new name, and never
 //! one that a rule still means, so no rule ever comes to mean another port than the one it was written for.
 
 use vsteer_switch::port::{MAX_PORTS, PortId};

@@ -15,19 +15,10 @@ use vsteer_switch::bridge::fdb::Fdb;
 use vsteer_switch::port::PortId;
 use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::state::SwitchState;
-use vsteer_vhost::net::port::PairSet;
 
+use crate::assignment::{RxPort, deal_out};
 use crate::port::Port;
 use crate::port_numbers::PortNumbers;
-
-/// The queues of one port that one worker receives from.
-#[derive(Debug, Clone)]
-pub struct RxPort {
-    /// The port.
-    pub port: Arc<Port>,
-    /// Its queues, one bit each.
-    pub queues: PairSet,
-}
 
 /// A snapshot of ports, assignments and rules.
 #[derive(Debug, Clone)]
@@ -73,9 +64,6 @@ impl Topology {
 
     /// The snapshot after this one that has `ports` in place of its own, their queues dealt out to the workers;
     /// `switch` makes what the slow path knows of them, with the generation that it is given.
-    ///
-    /// Queue `q` of the `n`th port goes to worker `n + q`, so the first queues of the ports, often their only live ones,
-    /// spread over all workers, as do the queues of one busy port.
     #[must_use]
     pub fn with_ports(
         &self,
@@ -85,19 +73,8 @@ impl Topology {
     ) -> Self {
         let table_len = ports.iter().map(|port| port.id.index() + 1).max().unwrap_or(0);
         let mut table = vec![None; table_len];
-        let workers = self.assignments.len();
-        let mut assignments = vec![Vec::new(); workers];
-        for (nth, port) in ports.iter().enumerate() {
+        for port in ports {
             table[port.id.index()] = Some(Arc::clone(port));
-            for (index, assigned) in assignments.iter_mut().enumerate() {
-                let mut queues = PairSet::default();
-                for queue in (0..port.queues()).filter(|queue| (nth + queue) % workers == index) {
-                    queues[queue / 64] |= 1 << (queue % 64);
-                }
-                if queues != PairSet::default() {
-                    assigned.push(RxPort { port: Arc::clone(port), queues });
-                }
-            }
         }
         let epoch = self.epoch + 1;
         Self {
@@ -105,7 +82,7 @@ impl Topology {
             ports: table.into(),
             numbers,
             switch: Arc::new(switch(epoch)),
-            assignments: assignments.into(),
+            assignments: deal_out(ports, self.assignments.len()).into(),
             rules: Arc::clone(&self.rules),
         }
     }
@@ -115,16 +92,6 @@ impl Topology {
     pub fn with_rules(&self, rules: RuleSet) -> Self {
         Self { epoch: self.epoch + 1, rules: Arc::new(rules), ..self.clone() }
     }
-}
-
-/// The numbers in `queues`, lowest first.
-#[inline]
-pub fn members(queues: PairSet) -> impl Iterator<Item = usize> {
-    queues.into_iter().enumerate().flat_map(|(index, word)| {
-        std::iter::successors(Some(word), |word| Some(word & word.wrapping_sub(1)))
-            .take_while(|&word| word != 0)
-            .map(move |word| 64 * index + word.trailing_zeros() as usize)
-    })
 }
 
 /// The current snapshot.
@@ -200,13 +167,6 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
-
-    #[test]
-    fn members_of_a_set_come_in_order() {
-        assert_eq!(members([0b1011, 1 << 63]).collect::<Vec<_>>(), [0, 1, 3, 127]);
-        assert_eq!(members([0, 0]).count(), 0);
-        assert_eq!(members([u64::MAX, u64::MAX]).count(), 128);
-    }
 
     fn learning() -> RuleSet {
         RuleSet::learning_switch(0)

@@ -23,7 +23,7 @@ use vsteer_switch::rule::set::RuleSet;
 use super::{Appliance, PortTable};
 use crate::config::{Config, MirrorSpec, Placed, PortSpec, refuse_shared};
 use crate::control::protocol::{OperationError, Reloaded};
-use crate::port::driver::{OpenPort, open};
+use crate::port::OpenPort;
 use crate::port_numbers::PortNumbers;
 
 /// What the present state owes to the configuration.
@@ -199,7 +199,7 @@ impl Appliance {
 
     fn open_port(&self, spec: &PortSpec, numbers: &PortNumbers) -> Result<OpenPort, OperationError> {
         let id = numbers.number(&spec.name).unwrap_or(PortId::ZERO);
-        open(id, spec.clone(), self.workers.len()).map_err(OperationError::failed)
+        OpenPort::open(id, spec.clone(), self.workers.len()).map_err(OperationError::failed)
     }
 
     fn open_late(&self, table: &mut PortTable, spec: &PortSpec) -> Result<(), OperationError> {

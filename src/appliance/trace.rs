@@ -18,12 +18,13 @@ use vsteer_switch::rule::text::{self, UNNAMED_SOURCE, parse_packet};
 use vsteer_switch::slow_path::trace::{Note, Observer};
 use vsteer_switch::slow_path::{Translation, translate};
 
+use super::Appliance;
 use super::packet_text::{key_of, packet_text};
 use super::rules::text_error;
-use super::{Appliance, port_state};
 use crate::control::flow_text::{mac_text, match_text, verdict_text};
 use crate::control::hex;
-use crate::control::protocol::{OperationError, PortState, TraceInfo, TraceQuery, TraceStep};
+use crate::control::protocol::{OperationError, TraceInfo, TraceQuery, TraceStep};
+use crate::port::report::{DriverStatus, Link};
 use crate::port_numbers::PortNumbers;
 use crate::topology::Topology;
 
@@ -112,11 +113,11 @@ fn remarks(fields: &Fields, translation: &Translation, topology: &Topology) -> V
     let Verdict::Forward(actions) = &translation.verdict else { return remarks };
     for action in actions.iter() {
         let Action::Output(to) = *action else { continue };
-        match topology.port(to).map(|port| port_state(port)) {
-            Some((PortState::Connected, _)) => (),
-            Some((state, fault)) => {
+        match topology.port(to).map(|port| port.driver.status()) {
+            Some(DriverStatus { link: Link::Up, .. }) => (),
+            Some(DriverStatus { link, fault, .. }) => {
                 let fault = fault.map(|fault| format!(" ({fault})")).unwrap_or_default();
-                remarks.push(format!("{} is {}{fault}: it would drop the packet", name(to), state.name()));
+                remarks.push(format!("{} is {}{fault}: it would drop the packet", name(to), link.name()));
             }
             None => remarks.push(format!("{} is gone: the packet would not leave there", name(to))),
         }

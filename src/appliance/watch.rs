@@ -172,7 +172,7 @@ impl Top {
             .ports
             .iter()
             .flatten()
-            .map(|port| (port.spec().name.clone(), port_counters(port)))
+            .map(|port| (port.spec().name.clone(), port_counters(&port.counter_sums())))
             .collect();
         let rates = now.iter().map(|(name, now)| {
             // A port that has come since counts from nothing, as does one that was opened again.

@@ -42,15 +42,14 @@ use toml::de::{DeInteger, DeString, DeTable, DeValue};
 use super::cpu::CpuList;
 use super::error::{ConfigError, Problem};
 use super::mirror::{MirrorDraft, MirrorSpec};
-use super::port_spec::{KindWord, PortDraft, PortSpec};
+use super::port_spec::{PortDraft, PortSpec};
 use super::rules::{RulesSource, RulesText};
 use super::{ConfigSource, FlowCacheConfig, Placed, PollMode};
+use crate::port::driver::{KindDraft, kinds};
 
 const KEYS: [&str; 8] = ["workers", "poll", "control", "port", "mirror", "rules", "rules-file", "flow-cache"];
 const NAME: &str = "name";
 const TYPE: &str = "type";
-/// Keys that hold a port's address, each with the type that has it.
-const ADDRESS_KEYS: [(&str, KindWord); 2] = [("path", KindWord::VhostUser), ("interface", KindWord::Tap)];
 
 type Entry<'a, 'i> = (&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>);
 
@@ -216,7 +215,7 @@ impl File<'_> {
             if word == TYPE {
                 continue;
             }
-            set(&mut draft, kind, word, value.get_ref()).map_err(|problem| {
+            set(&mut draft, word, value.get_ref()).map_err(|problem| {
                 ConfigError::new(self.place_of(key.span(), &format!("{table_key}.{word}")), problem)
             })?;
         }
@@ -224,34 +223,34 @@ impl File<'_> {
         Ok(Placed { place, value: spec })
     }
 
-    fn kind(&self, table: &DeTable<'_>, table_key: &str, place: &str) -> Result<KindWord, ConfigError> {
+    fn kind(&self, table: &DeTable<'_>, table_key: &str, place: &str) -> Result<KindDraft, ConfigError> {
         let Some((_, value)) = table.iter().find(|(key, _)| key.get_ref().as_ref() == TYPE) else {
-            return Err(ConfigError::new(place, "no type; add type = \"vhost-user\" or type = \"tap\""));
+            let types: Vec<String> = kinds().map(|kind| format!("type = {:?}", kind.type_name)).collect();
+            return Err(ConfigError::new(place, format!("no type; add {}", types.join(" or "))));
         };
-        string(value.get_ref()).and_then(KindWord::parse).map_err(|problem| {
+        string(value.get_ref()).and_then(KindDraft::of_type).map_err(|problem| {
             ConfigError::new(self.place_of(value.span(), &format!("{table_key}.type")), problem)
         })
     }
 }
 
 /// Sets `key` of a port, its address or an option.
-fn set(draft: &mut PortDraft, kind: KindWord, key: &str, value: &DeValue<'_>) -> Result<(), Problem> {
-    match ADDRESS_KEYS.iter().find(|(name, _)| *name == key) {
-        Some((_, owner)) if *owner == kind => draft.set_address(string(value)?),
-        Some(_) => match kind {
-            KindWord::VhostUser => Err("belongs to tap ports; a vhost-user port has path = \"PATH\"".into()),
-            KindWord::Tap => Err("belongs to vhost-user ports; a tap port has interface = \"NAME\"".into()),
-        },
-        None if PortDraft::option_names().any(|name| name == key) => draft.set(key, &word(value, "+")?),
-        None => {
-            let addresses = ADDRESS_KEYS.iter().map(|&(name, _)| name);
-            Err(Problem::unknown(
-                "option",
-                key,
-                [TYPE].into_iter().chain(addresses).chain(PortDraft::option_names()),
-            ))
-        }
+fn set(draft: &mut PortDraft, key: &str, value: &DeValue<'_>) -> Result<(), Problem> {
+    let mine = draft.words();
+    if key == mine.address_key {
+        return draft.set_address(string(value)?);
     }
+    if draft.option_names().any(|name| name == key) {
+        return draft.set(key, &word(value, "+")?);
+    }
+    if let Some(other) = kinds().find(|kind| kind.address_key == key) {
+        return Err(format!(
+            "belongs to {} ports; a {} port has {} = \"{}\"",
+            other.type_name, mine.type_name, mine.address_key, mine.address
+        )
+        .into());
+    }
+    Err(draft.no_option(key, &[TYPE, mine.address_key]))
 }
 
 fn workers(value: &DeValue<'_>) -> Result<CpuList, Problem> {

@@ -7,8 +7,8 @@
 use std::fmt;
 
 use super::error::{ConfigError, Problem};
-use super::port_spec::{check_name, set_once};
 use super::vlan::VlanSet;
+use super::words::{check_name, set_once};
 
 const ALL: &str = "all";
 

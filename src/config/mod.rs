@@ -4,14 +4,17 @@
 //! command line over the file and checks what only the whole shows: names, sockets and interfaces used twice, CPUs
 //! that this process may not use. Every error names the place, the value and what to try.
 
-/// Owner and mode of socket files.
-mod owner;
+/// Readers of single words.
+pub(crate) mod words;
+
+/// Path, owner and mode of socket files.
+pub(crate) mod owner;
 
 /// VLAN membership.
 mod vlan;
 
 /// A socket passed by the program that started us.
-mod inherited_socket;
+pub(crate) mod inherited_socket;
 
 /// One port: `NAME=TYPE:ADDRESS[,OPTION=VALUE...]`.
 mod port_spec;
@@ -32,7 +35,7 @@ mod cpu;
 mod file;
 
 /// The error type, and suggestions for misspelt words.
-mod error;
+pub(crate) mod error;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -49,14 +52,12 @@ pub use self::error::ConfigError;
 pub use self::flow_cache::FlowCacheConfig;
 pub use self::inherited_socket::InheritedSocket;
 pub use self::mirror::{MirrorPorts, MirrorSpec};
-pub use self::owner::Owner;
-pub use self::port_spec::{
-    DEFAULT_MAC_LIMIT, MAX_NAME_BYTES, MAX_QUEUE_PAIRS, MAX_SOCKET_PATH_BYTES, Offloads, PortKind, PortSpec,
-    VhostUserSpec,
-};
+pub use self::owner::{MAX_SOCKET_PATH_BYTES, Owner};
+pub use self::port_spec::{DEFAULT_MAC_LIMIT, PortSpec};
 pub use self::rules::{RulesSource, RulesText};
 pub(crate) use self::rules::{rule_line, text_problem};
 pub use self::vlan::{MAX_VLAN, VlanSet, VlanSpec};
+pub use self::words::MAX_NAME_BYTES;
 
 /// Control socket of `vsteer run`, and where `vsteer ctl` looks for it.
 pub const DEFAULT_CONTROL: &str = "/run/vsteer.sock";
@@ -308,19 +309,6 @@ pub(crate) fn refuse_shared(ports: &[Placed<PortSpec>]) -> Result<(), ConfigErro
         }
     }
     Ok(())
-}
-
-impl PortSpec {
-    /// What no two ports may share: type, and address with relative paths made absolute.
-    pub fn identity(&self) -> (&'static str, PathBuf) {
-        let address = match &self.kind {
-            PortKind::VhostUser(VhostUserSpec::Server { path, .. } | VhostUserSpec::Client { path }) => {
-                std::path::absolute(path).unwrap_or_else(|_| path.clone())
-            }
-            PortKind::VhostUser(VhostUserSpec::Inherited(_)) | PortKind::Tap { .. } => self.address().into(),
-        };
-        (self.type_name(), address)
-    }
 }
 
 impl fmt::Display for Config {

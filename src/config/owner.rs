@@ -1,11 +1,29 @@
-//! Owner and mode of socket files, as `owner=USER[:GROUP]` and `perm=0660` give them.
+//! Path, owner and mode of socket files, as an address, `owner=USER[:GROUP]` and `perm=0660` give them.
 //!
 //! Names are looked up when the option is read, so that a missing user is an error at start and not when a guest
 //! connects.
 
+use std::fmt;
+
 use nix::unistd::{Group, User};
 
 use super::error::Problem;
+
+/// Longest path of a unix socket, in bytes: `sun_path` less its final zero.
+pub const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// Refuses paths that no unix socket can have.
+pub(crate) fn check_socket_path(path: &str) -> Result<(), Problem> {
+    match path.len() {
+        0 => Err("the socket's path is empty; use vhost-user:PATH".into()),
+        1..=MAX_SOCKET_PATH_BYTES if !path.contains('\0') => Ok(()),
+        1..=MAX_SOCKET_PATH_BYTES => Err("the socket's path holds a zero byte; use another".into()),
+        len => {
+            Err(format!("the socket's path has {len} bytes; use one of at most {MAX_SOCKET_PATH_BYTES}")
+                .into())
+        }
+    }
+}
 
 /// Who owns a socket file; what is `None` stays as it was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,6 +47,14 @@ impl Owner {
         let uid = (!user.is_empty()).then(|| resolve("user", user, lookup_user)).transpose()?;
         let gid = group.map(|group| resolve("group", group, lookup_group)).transpose()?;
         Ok(Self { uid, gid })
+    }
+}
+
+impl fmt::Display for Owner {
+    /// As `owner=` takes it, in numbers.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.uid.map_or(Ok(()), |uid| write!(f, "{uid}"))?;
+        self.gid.map_or(Ok(()), |gid| write!(f, ":{gid}"))
     }
 }
 

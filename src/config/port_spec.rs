@@ -1,8 +1,8 @@
 //! One port as the operator describes it: `NAME=TYPE:ADDRESS[,OPTION=VALUE...]`.
 //!
-//! The configuration file says the same with the same words, see `file.rs`; both feed `PortDraft`, which knows the
-//! options and refuses combinations that mean nothing. A `PortSpec` displays as the text that parses to it, unless its
-//! socket was inherited.
+//! The configuration file says the same with the same words, see `file.rs`; both feed `PortDraft`, which knows the options
+//! that all ports have and asks the port's kind about all others. A `PortSpec` displays as the text that parses to it, unless
+//! its socket was inherited.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,85 +11,32 @@ use vsteer_switch::wire::vlan::VlanId;
 
 use super::error::{ConfigError, Problem};
 use super::inherited_socket::InheritedSocket;
-use super::owner::{Owner, parse_perm};
 use super::vlan::{VlanSet, VlanSpec, parse_vlan};
+use super::words::{check_name, parse_number, parse_switch, set_once};
+use crate::port::driver::{KindDraft, KindSpec, kinds, use_types};
+use crate::port::words::Words;
 
-/// Longest name of a port, in bytes.
-pub const MAX_NAME_BYTES: usize = 15;
-/// Largest number of queue pairs of a port.
-pub const MAX_QUEUE_PAIRS: u16 = 128;
 /// Addresses learned at a port unless `mac-limit` says otherwise.
 pub const DEFAULT_MAC_LIMIT: u32 = 4096;
-/// Longest path of a unix socket, in bytes: `sun_path` less its final zero.
-pub const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 const MAX_MAC_LIMIT: u32 = 65_536;
 const MIN_MTU: u16 = 68;
-const VHOST_USER: &str = "vhost-user";
-const TAP: &str = "tap";
-const USE_TYPES: &str = "use vhost-user:PATH or tap:IFNAME";
 
 /// A port that the switch shall have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortSpec {
-    /// Unique name: 1 to [`MAX_NAME_BYTES`] letters, digits, `_`, `.` and `-`.
+    /// Unique name: 1 to [`MAX_NAME_BYTES`](super::MAX_NAME_BYTES) letters, digits, `_`, `.` and `-`.
     pub name: String,
     /// What stands behind the port.
-    pub kind: PortKind,
+    pub kind: KindSpec,
     /// VLAN membership.
     pub vlan: VlanSpec,
     /// Largest number of addresses learned at the port; 0 learns none.
     pub mac_limit: u32,
-    /// Queue pairs offered, 1 to [`MAX_QUEUE_PAIRS`].
-    pub queue_pairs: u16,
-    /// Offloads that the port may use.
-    pub offloads: Offloads,
     /// MTU told to the guest or set on the interface, 68 to 65535; `None` says nothing.
     pub mtu: Option<u16>,
     /// Whether rules mean this port by `LOCAL`; at most one port is.
     pub local: bool,
-}
-
-/// What stands behind a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PortKind {
-    /// A guest, reached over the vhost-user protocol.
-    VhostUser(VhostUserSpec),
-    /// A TAP interface of the host.
-    Tap {
-        /// Name of the interface; created when it does not exist.
-        interface: String,
-    },
-}
-
-/// How the front-end of a vhost-user port is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum VhostUserSpec {
-    /// We listen at a path and the front-end connects.
-    Server {
-        /// The socket file.
-        path: PathBuf,
-        /// Owner to give the file.
-        owner: Owner,
-        /// Permission bits to give the file; `None` leaves them to the umask.
-        perm: Option<u32>,
-    },
-    /// The front-end listens at a path and we connect, again whenever the connection ends.
-    Client {
-        /// The front-end's socket file.
-        path: PathBuf,
-    },
-    /// The program that started us opened the socket.
-    Inherited(InheritedSocket),
-}
-
-/// Offloads that a port may use; what is off is neither offered to a guest nor asked of an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Offloads {
-    /// Partial checksums.
-    pub csum: bool,
-    /// TCP frames larger than the MTU; implies `csum`.
-    pub tso: bool,
 }
 
 impl PortSpec {
@@ -114,17 +61,16 @@ impl PortSpec {
         draft.finish()
     }
 
-    /// The port `name` on an inherited socket, with the comma-separated options `options`.
+    /// The guest's port `name` on an inherited socket, with the comma-separated options `options`.
     pub(crate) fn inherited(name: &str, socket: InheritedSocket, options: &str) -> Result<Self, Problem> {
-        let mut draft = PortDraft::new(name, KindWord::VhostUser)?;
-        draft.socket = Some(socket);
+        let mut draft = PortDraft::new(name, KindDraft::guest_on(socket))?;
         draft.set_words(options)?;
         draft.finish()
     }
 
-    /// The port `name` on a vhost-user socket at `path`, with the comma-separated options `options`.
+    /// The guest's port `name` on a socket at `path`, with the comma-separated options `options`.
     pub(crate) fn vhost_user(name: &str, path: &str, options: &str) -> Result<Self, Problem> {
-        let mut draft = PortDraft::new(name, KindWord::VhostUser)?;
+        let mut draft = PortDraft::new(name, KindDraft::guest())?;
         draft.set_address(path)?;
         draft.set_words(options)?;
         draft.finish()
@@ -132,42 +78,30 @@ impl PortSpec {
 
     /// Whether a port that is as `self` says can go on as `other` says without being opened again.
     pub fn is_same_driver(&self, other: &PortSpec) -> bool {
-        let PortSpec { name, kind, vlan: _, mac_limit: _, queue_pairs, offloads, mtu, local: _ } = self;
-        (name, kind, queue_pairs, offloads, mtu)
-            == (&other.name, &other.kind, &other.queue_pairs, &other.offloads, &other.mtu)
+        let PortSpec { name, kind, vlan: _, mac_limit: _, mtu, local: _ } = self;
+        (name, kind, mtu) == (&other.name, &other.kind, &other.mtu)
     }
 
     /// The port's type in the operator's word.
     pub fn type_name(&self) -> &'static str {
-        match self.kind {
-            PortKind::VhostUser(_) => VHOST_USER,
-            PortKind::Tap { .. } => TAP,
-        }
+        self.kind.words().type_name
     }
 
     /// What follows the type: a path, an interface, or `fd N`.
     pub fn address(&self) -> String {
-        match &self.kind {
-            PortKind::VhostUser(VhostUserSpec::Server { path, .. } | VhostUserSpec::Client { path }) => {
-                path.display().to_string()
-            }
-            PortKind::VhostUser(VhostUserSpec::Inherited(socket)) => format!("fd {}", socket.number()),
-            PortKind::Tap { interface } => interface.clone(),
-        }
+        self.kind.address()
+    }
+
+    /// What no two ports may share: type, and address with relative paths made absolute.
+    pub fn identity(&self) -> (&'static str, PathBuf) {
+        (self.type_name(), self.kind.identity())
     }
 }
 
 impl fmt::Display for PortSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}:{}", self.name, self.type_name(), self.address())?;
-        match &self.kind {
-            PortKind::VhostUser(VhostUserSpec::Client { .. }) => f.write_str(",mode=client")?,
-            PortKind::VhostUser(VhostUserSpec::Server { owner, perm, .. }) => {
-                write_owner(f, owner)?;
-                perm.map_or(Ok(()), |perm| write!(f, ",perm={perm:04o}"))?;
-            }
-            PortKind::VhostUser(VhostUserSpec::Inherited(_)) | PortKind::Tap { .. } => (),
-        }
+        self.kind.fmt_address_options(f)?;
         match &self.vlan {
             VlanSpec::Access { vlan } => write!(f, ",vlan={vlan}")?,
             VlanSpec::Trunk { trunks, native } => {
@@ -175,135 +109,97 @@ impl fmt::Display for PortSpec {
                 native.map_or(Ok(()), |vlan| write!(f, ",native={vlan}"))?;
             }
         }
-        write!(f, ",mac-limit={},queues={}", self.mac_limit, self.queue_pairs)?;
-        write!(f, ",csum={},tso={}", on_off(self.offloads.csum), on_off(self.offloads.tso))?;
+        write!(f, ",mac-limit={}", self.mac_limit)?;
+        self.kind.fmt_options(f)?;
         self.mtu.map_or(Ok(()), |mtu| write!(f, ",mtu={mtu}"))?;
         f.write_str(if self.local { ",local=on" } else { "" })
     }
 }
 
-fn write_owner(f: &mut fmt::Formatter<'_>, owner: &Owner) -> fmt::Result {
-    match (owner.uid, owner.gid) {
-        (None, None) => Ok(()),
-        (Some(uid), None) => write!(f, ",owner={uid}"),
-        (None, Some(gid)) => write!(f, ",owner=:{gid}"),
-        (Some(uid), Some(gid)) => write!(f, ",owner={uid}:{gid}"),
-    }
-}
-
-fn on_off(on: bool) -> &'static str {
-    if on { "on" } else { "off" }
-}
-
-/// A port's type before its address is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum KindWord {
-    VhostUser,
-    Tap,
-}
-
-impl KindWord {
-    pub(super) fn parse(word: &str) -> Result<Self, Problem> {
-        match word {
-            VHOST_USER => Ok(KindWord::VhostUser),
-            TAP => Ok(KindWord::Tap),
-            _ => Err(format!("unknown port type {word:?}; {USE_TYPES}").into()),
-        }
-    }
-}
-
 /// Splits `TYPE:ADDRESS`.
-fn parse_kind(word: &str) -> Result<(KindWord, &str), Problem> {
+fn parse_kind(word: &str) -> Result<(KindDraft, &str), Problem> {
     match word.split_once(':') {
-        Some((kind, address)) => Ok((KindWord::parse(kind)?, address)),
-        None => Err(format!("no \":\" in {word:?}; {USE_TYPES}").into()),
+        Some((kind, address)) => Ok((KindDraft::of_type(kind)?, address)),
+        None => Err(format!("no \":\" in {word:?}; {}", use_types()).into()),
     }
 }
 
 type Setter = fn(&mut PortDraft, &str) -> Result<(), Problem>;
 
-/// Every option, with the reader of its value.
-const OPTIONS: [(&str, Setter); 13] = [
+/// Every option that all ports have, with the reader of its value.
+const OPTIONS: [(&str, Setter); 7] = [
     ("vlan", |draft, text| set_once(&mut draft.vlan, parse_vlan(text)?)),
     ("trunks", PortDraft::add_trunks),
     ("trunk", PortDraft::add_trunks),
     ("native", |draft, text| set_once(&mut draft.native, parse_vlan(text)?)),
     ("mac-limit", |draft, text| set_once(&mut draft.mac_limit, parse_number(text, 0, MAX_MAC_LIMIT)?)),
-    ("queues", |draft, text| set_once(&mut draft.queue_pairs, parse_number(text, 1, MAX_QUEUE_PAIRS)?)),
-    ("mode", |draft, text| set_once(&mut draft.client, parse_choice(text, ["server", "client"])?)),
-    ("owner", |draft, text| set_once(&mut draft.owner, Owner::parse(text)?)),
-    ("perm", |draft, text| set_once(&mut draft.perm, parse_perm(text)?)),
-    ("csum", |draft, text| set_once(&mut draft.csum, parse_choice(text, ["off", "on"])?)),
-    ("tso", |draft, text| set_once(&mut draft.tso, parse_choice(text, ["off", "on"])?)),
     ("mtu", |draft, text| set_once(&mut draft.mtu, parse_number(text, MIN_MTU, u16::MAX)?)),
-    ("local", |draft, text| set_once(&mut draft.local, parse_choice(text, ["off", "on"])?)),
+    ("local", |draft, text| set_once(&mut draft.local, parse_switch(text)?)),
 ];
 
 /// A port whose words are still being read.
 #[derive(Debug)]
 pub(super) struct PortDraft {
     name: String,
-    kind: KindWord,
-    address: Option<String>,
-    socket: Option<InheritedSocket>,
+    kind: KindDraft,
     vlan: Option<VlanId>,
     trunks: Option<VlanSet>,
     native: Option<VlanId>,
     mac_limit: Option<u32>,
-    queue_pairs: Option<u16>,
-    client: Option<bool>,
-    owner: Option<Owner>,
-    perm: Option<u32>,
-    csum: Option<bool>,
-    tso: Option<bool>,
     mtu: Option<u16>,
     local: Option<bool>,
 }
 
 impl PortDraft {
     /// A port named `name` with nothing else said.
-    pub(super) fn new(name: &str, kind: KindWord) -> Result<Self, Problem> {
+    pub(super) fn new(name: &str, kind: KindDraft) -> Result<Self, Problem> {
         check_name(name)?;
         Ok(Self {
             name: name.to_owned(),
             kind,
-            address: None,
-            socket: None,
             vlan: None,
             trunks: None,
             native: None,
             mac_limit: None,
-            queue_pairs: None,
-            client: None,
-            owner: None,
-            perm: None,
-            csum: None,
-            tso: None,
             mtu: None,
             local: None,
         })
     }
 
-    /// Sets what follows the type.
-    pub(super) fn set_address(&mut self, address: &str) -> Result<(), Problem> {
-        match self.kind {
-            KindWord::VhostUser => check_socket_path(address)?,
-            KindWord::Tap => check_interface(address)?,
-        }
-        set_once(&mut self.address, address.to_owned())
+    /// What the port's kind is called and has.
+    pub(super) fn words(&self) -> &'static Words {
+        self.kind.words()
     }
 
-    /// Sets the option `key` from the text `value`.
+    /// Sets what follows the type.
+    pub(super) fn set_address(&mut self, address: &str) -> Result<(), Problem> {
+        self.kind.set_address(address)
+    }
+
+    /// Sets the option `key`, which the port has, from the text `value`.
     pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), Problem> {
         match OPTIONS.iter().find(|(name, _)| *name == key) {
             Some((_, setter)) => setter(self, value),
-            None => Err(Problem::unknown("option", key, Self::option_names())),
+            None => self.kind.set(key, value),
         }
     }
 
-    /// Names of all options.
-    pub(super) fn option_names() -> impl Iterator<Item = &'static str> + Clone {
-        OPTIONS.iter().map(|&(name, _)| name)
+    /// Names of all options of the port.
+    pub(super) fn option_names(&self) -> impl Iterator<Item = &'static str> + Clone {
+        OPTIONS.iter().map(|&(name, _)| name).chain(self.words().options.iter().copied())
+    }
+
+    /// Why the port has no option `key`; `other_keys` are what might stand in its place beside options.
+    pub(super) fn no_option(&self, key: &str, other_keys: &[&'static str]) -> Problem {
+        let owners: Vec<&str> =
+            kinds().filter(|kind| kind.options.contains(&key)).map(|kind| kind.type_name).collect();
+        if owners.is_empty() {
+            let keys = other_keys.iter().copied().chain(self.option_names());
+            return Problem::unknown("option", key, keys);
+        }
+        let mine = self.words().type_name;
+        format!("{key:?} is an option of {} ports, and this is a {mine} port; drop it", owners.join(" and "))
+            .into()
     }
 
     fn set_words(&mut self, words: &str) -> Result<(), Problem> {
@@ -314,8 +210,8 @@ impl PortDraft {
     fn set_word(&mut self, word: &str) -> Result<(), Problem> {
         let (key, value) =
             word.split_once('=').ok_or_else(|| format!("no \"=\" in option {word:?}; write OPTION=VALUE"))?;
-        if !Self::option_names().any(|name| name == key) {
-            return self.set(key, value);
+        if !self.option_names().any(|name| name == key) {
+            return Err(self.no_option(key, &[]));
         }
         self.set(key, value).map_err(|problem| problem.of(word))
     }
@@ -327,17 +223,11 @@ impl PortDraft {
 
     /// The port, if its words make sense together.
     pub(super) fn finish(mut self) -> Result<PortSpec, Problem> {
-        let queue_pairs = self.queue_pairs.unwrap_or(match self.kind {
-            KindWord::VhostUser => 16,
-            KindWord::Tap => 1,
-        });
         Ok(PortSpec {
             vlan: self.finish_vlan()?,
-            offloads: self.finish_offloads()?,
-            kind: self.finish_kind()?,
+            kind: self.kind.finish()?,
             name: self.name,
             mac_limit: self.mac_limit.unwrap_or(DEFAULT_MAC_LIMIT),
-            queue_pairs,
             mtu: self.mtu,
             local: self.local.unwrap_or(false),
         })
@@ -354,115 +244,17 @@ impl PortDraft {
             (None, trunks, native) => Ok(VlanSpec::Trunk { trunks, native }),
         }
     }
-
-    fn finish_offloads(&self) -> Result<Offloads, Problem> {
-        let csum = self.csum.unwrap_or(true);
-        match self.tso {
-            Some(true) if !csum => {
-                Err("tso=on needs partial checksums; drop csum=off, or use tso=off".into())
-            }
-            tso => Ok(Offloads { csum, tso: tso.unwrap_or(csum) }),
-        }
-    }
-
-    fn finish_kind(&mut self) -> Result<PortKind, Problem> {
-        match self.kind {
-            KindWord::VhostUser => self.finish_vhost_user().map(PortKind::VhostUser),
-            KindWord::Tap => {
-                self.refuse_socket_options("a tap port has no socket")?;
-                let interface = self.address.take().ok_or("no interface; use interface = \"NAME\"")?;
-                Ok(PortKind::Tap { interface })
-            }
-        }
-    }
-
-    fn finish_vhost_user(&mut self) -> Result<VhostUserSpec, Problem> {
-        if let Some(socket) = self.socket.take() {
-            self.refuse_socket_options("the socket was opened by the program that passed it")?;
-            return Ok(VhostUserSpec::Inherited(socket));
-        }
-        let path = PathBuf::from(self.address.take().ok_or("no socket; use path = \"PATH\"")?);
-        if self.client.take() == Some(true) {
-            self.refuse_socket_options("with mode=client the socket file is the front-end's")?;
-            return Ok(VhostUserSpec::Client { path });
-        }
-        Ok(VhostUserSpec::Server { path, owner: self.owner.unwrap_or_default(), perm: self.perm })
-    }
-
-    fn refuse_socket_options(&self, why: &str) -> Result<(), Problem> {
-        let given =
-            [("mode", self.client.is_some()), ("owner", self.owner.is_some()), ("perm", self.perm.is_some())];
-        match given.iter().find(|(_, given)| *given) {
-            Some((option, _)) => Err(format!("{why}; drop {option}=").into()),
-            None => Ok(()),
-        }
-    }
-}
-
-pub(super) fn set_once<T>(slot: &mut Option<T>, value: T) -> Result<(), Problem> {
-    match slot.replace(value) {
-        None => Ok(()),
-        Some(_) => Err("given twice; keep one".into()),
-    }
-}
-
-fn parse_number<T>(text: &str, least: T, most: T) -> Result<T, Problem>
-where
-    T: std::str::FromStr + PartialOrd + fmt::Display + Copy,
-{
-    match text.parse::<T>() {
-        Ok(number) if number >= least && number <= most => Ok(number),
-        _ => Err(format!("{text:?} is out of range; use a number from {least} to {most}").into()),
-    }
-}
-
-/// Whether `text` is the second of two words.
-fn parse_choice(text: &str, [no, yes]: [&str; 2]) -> Result<bool, Problem> {
-    match text {
-        _ if text == yes => Ok(true),
-        _ if text == no => Ok(false),
-        _ => Err(format!("unknown value {text:?}; use {yes} or {no}").into()),
-    }
-}
-
-pub(super) fn check_name(name: &str) -> Result<(), Problem> {
-    let fits = (1..=MAX_NAME_BYTES).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
-    if fits {
-        return Ok(());
-    }
-    Err(format!("port name {name:?} does not fit; use 1 to {MAX_NAME_BYTES} of letters, digits, _ . and -")
-        .into())
-}
-
-/// Refuses paths that no unix socket can have.
-pub(super) fn check_socket_path(path: &str) -> Result<(), Problem> {
-    match path.len() {
-        0 => Err("the socket's path is empty; use vhost-user:PATH".into()),
-        1..=MAX_SOCKET_PATH_BYTES if !path.contains('\0') => Ok(()),
-        1..=MAX_SOCKET_PATH_BYTES => Err("the socket's path holds a zero byte; use another".into()),
-        len => {
-            Err(format!("the socket's path has {len} bytes; use one of at most {MAX_SOCKET_PATH_BYTES}")
-                .into())
-        }
-    }
-}
-
-/// Refuses names that Linux gives no interface.
-fn check_interface(name: &str) -> Result<(), Problem> {
-    let fits = (1..=15).contains(&name.len())
-        && !matches!(name, "." | "..")
-        && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte));
-    if fits {
-        return Ok(());
-    }
-    Err(format!("interface name {name:?} does not fit; use 1 to 15 characters without / : % and space")
-        .into())
 }
 
 #[cfg(test)]
 mod tests {
+    use vsteer_vhost::net::port::MAX_QUEUE_PAIRS;
+
     use super::*;
+    use crate::config::owner::{MAX_SOCKET_PATH_BYTES, Owner};
+    use crate::port::guest::{GuestSpec, SocketSpec};
+    use crate::port::tap::TapSpec;
+    use crate::port::words::Offloads;
 
     fn parse(text: &str) -> PortSpec {
         PortSpec::parse("--port", text).unwrap()
@@ -475,17 +267,15 @@ mod tests {
     #[test]
     fn defaults_of_a_guest_port() {
         let spec = parse("vm0=vhost-user:/run/vm0.sock");
-        let server =
-            VhostUserSpec::Server { path: "/run/vm0.sock".into(), owner: Owner::default(), perm: None };
+        let socket = SocketSpec::Server { path: "/run/vm0.sock".into(), owner: Owner::default(), perm: None };
+        let offloads = Offloads { csum: true, tso: true };
         assert_eq!(
             spec,
             PortSpec {
                 name: "vm0".into(),
-                kind: PortKind::VhostUser(server),
+                kind: KindSpec::VhostUser(GuestSpec { socket, queue_pairs: 16, offloads }),
                 vlan: VlanSpec::Trunk { trunks: None, native: None },
                 mac_limit: DEFAULT_MAC_LIMIT,
-                queue_pairs: 16,
-                offloads: Offloads { csum: true, tso: true },
                 mtu: None,
                 local: false,
             }
@@ -495,8 +285,8 @@ mod tests {
     #[test]
     fn defaults_of_a_tap_port() {
         let spec = parse("host=tap:vsteer0");
-        assert_eq!(spec.kind, PortKind::Tap { interface: "vsteer0".into() });
-        assert_eq!(spec.queue_pairs, 1);
+        let offloads = Offloads { csum: true, tso: true };
+        assert_eq!(spec.kind, KindSpec::Tap(TapSpec { interface: "vsteer0".into(), queues: 1, offloads }));
     }
 
     #[test]
@@ -506,19 +296,18 @@ mod tests {
              csum=off,mtu=9000,mode=server,local=on",
         );
         let owner = Owner { uid: Some(0), gid: Some(0) };
-        let server = VhostUserSpec::Server { path: "/s=1".into(), owner, perm: Some(0o600) };
+        let socket = SocketSpec::Server { path: "/s=1".into(), owner, perm: Some(0o600) };
+        let offloads = Offloads { csum: false, tso: false };
         assert_eq!(
             spec,
             PortSpec {
                 name: "a.b-c_1".into(),
-                kind: PortKind::VhostUser(server),
+                kind: KindSpec::VhostUser(GuestSpec { socket, queue_pairs: MAX_QUEUE_PAIRS, offloads }),
                 vlan: VlanSpec::Trunk {
                     trunks: Some(VlanSet::parse("10+20-30").unwrap()),
                     native: VlanId::new(7)
                 },
                 mac_limit: 9,
-                queue_pairs: 128,
-                offloads: Offloads { csum: false, tso: false },
                 mtu: Some(9000),
                 local: true,
             }
@@ -546,8 +335,7 @@ mod tests {
     fn errors_name_the_option_the_value_and_what_to_try() {
         let not_access = "vlan= makes an access port, trunks= and native= a trunk; for a trunk with untagged frames in a \
                           VLAN, use native= in place of vlan=";
-        let known =
-            "vlan, trunks, trunk, native, mac-limit, queues, mode, owner, perm, csum, tso, mtu, local";
+        let known = "vlan, trunks, trunk, native, mac-limit, mtu, local, queues, csum, tso";
         for (text, problem) in [
             ("vm0", "no \"=\" after the port's name; write NAME=TYPE:ADDRESS[,OPTION=VALUE...]".to_owned()),
             (
@@ -590,7 +378,10 @@ mod tests {
             ),
             ("h=tap:t,mtu=67", "mtu=67: \"67\" is out of range; use a number from 68 to 65535".to_owned()),
             ("h=tap:t,csum=yes", "csum=yes: unknown value \"yes\"; use on or off".to_owned()),
-            ("h=tap:t,mode=server", "a tap port has no socket; drop mode=".to_owned()),
+            (
+                "h=tap:t,mode=server",
+                "\"mode\" is an option of vhost-user ports, and this is a tap port; drop it".to_owned(),
+            ),
             (
                 "h=tap:t,csum=off,tso=on",
                 "tso=on needs partial checksums; drop csum=off, or use tso=off".to_owned(),

@@ -120,7 +120,7 @@ fn file_errors_name_file_line_key_and_what_to_try() {
         ),
         (
             "[port.vm0]\ntype = \"tap\"\npath = \"/x\"".to_owned(),
-            "v.toml:3: port.vm0.path: belongs to vhost-user ports; a tap port has interface = \"NAME\"",
+            "v.toml:3: port.vm0.path: belongs to vhost-user ports; a tap port has interface = \"IFNAME\"",
         ),
         (
             format!("{port}vlan = 4095"),

@@ -1,129 +1,402 @@
-//! Opens what a port specification asks for, and keeps it open.
+//! The kinds of ports: the one place that tells them apart.
+//!
+//! Everybody else has a `Port` and does to it what any port can do. Here stands, for each of these things, which kind's file
+//! does it. A new kind is a file with its words and its driver, a variant of the enums below with the lines that the compiler
+//! then asks for, and a line in `KINDS`.
+//!
+//! An enum and not a trait object, since a worker goes through here several times per burst: a match on two or three kinds
+//! is predicted and its arms are inlined, a call through a table is neither. What runs once per port is matched the same way.
+//!
+//! # A burst on its way
+//! 1. [`Driver::receive`] fills the worker's empty burst from one queue. The tails lie where the frames came from: in guest
+//!    memory, in a frame of a ring shared with the kernel, in a NIC's buffer. What it returns, a [`Received`], holds them there.
+//! 2. The worker switches the burst, and each egress port is given its frames by [`Driver::transmit`], a batch at a time.
+//!    When that returns, nobody looks at the frames any more: they were copied, once, to where the port wants them.
+//! 3. The worker clears the burst, and [`Received::complete`] gives the memory back to where it came from.
+//!
+//! So a `Received` is what a kind needs to give back a burst and nothing else: a locked ring, the numbers of the frames to put
+//! into a fill ring, the work requests to post anew. It borrows its driver, so it cannot outlive the port.
+//!
+//! # What kinds to come need, and where it goes
+//! - *AF_XDP.* Frames of the UMEM are handed out as tails; `Received` is the span of the RX ring that they came from, and
+//!   `complete` moves it to the fill ring. Ring space, not a lock, says what is held. A ring that wants a system call after new
+//!   entries gets one per `complete` and one per `transmit`: both are per burst, not per packet. Several queues have a
+//!   descriptor each, which `attach` gives to the worker's epoll set.
+//! - *AF_PACKET.* The same with a ring of blocks: `complete` gives the block back to the kernel.
+//! - *macvtap.* Another way to open the queues of `tap/`; the rest is the same.
+//! - *verbs raw queues.* `Received` is the receive requests to post anew. Completions of what was sent are reaped by the next
+//!   `transmit`, and by `receive`, which the assigned worker calls in every round even if nothing comes. `arm` requests
+//!   events of the completion channels, looks once more, and the channel's descriptor ends the sleep.
+//! - *Zero-copy transmission* breaks rule 2: the NIC reads the tail later. It does so only for bursts whose source can wait,
+//!   and the source has to know: `transmit` marks the packets that it keeps in the burst, `complete` gives back the others
+//!   at once, and a kept one when the sender has reaped it. Both calls have what that takes: `transmit` sees the whole
+//!   burst and its positions, `complete` is the source's and comes after the last `transmit`. Until a NIC is measured
+//!   to gain by it, everybody copies.
+//! - *Tunnel ports* have no driver: the rules' actions put the outer headers on and the result leaves by another port. They
+//!   have a number, words and counters, so they will be a `Port` whose driver has no queues.
 
 use std::fmt;
-use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI32;
 
-use parking_lot::Mutex;
-use vsteer_switch::egress::OffloadCaps;
+use vsteer_switch::counters::PortCounters;
+use vsteer_switch::egress::Finisher;
+use vsteer_switch::packet::Burst;
 use vsteer_switch::port::PortId;
-use vsteer_vhost::net::features::OffloadOptions;
-use vsteer_vhost::net::port::{VhostOptions, VhostPort};
-use vsteer_vhost::session::endpoint::Endpoint;
-use vsteer_vhost::session::server::Server;
+use vsteer_vhost::net::queue::KickPoller;
 
-use crate::config::{InheritedSocket, PortKind, PortSpec, VhostUserSpec};
-use crate::port::tap::{Tap, TapConfig, TapError};
-use crate::port::{Driver, Port, TapPort};
-use crate::socket_file::{SocketFile, SocketFileError};
+use super::batch::Batch;
+use super::guest::{self, Guest, GuestDraft, GuestError, GuestSpec};
+use super::queue_set::QueueSet;
+use super::report::{DriverStatus, News};
+use super::tap::interface::TapError;
+use super::tap::{self, TapDraft, TapPort, TapSpec};
+use super::words::Words;
+use crate::config::error::Problem;
+use crate::config::inherited_socket::InheritedSocket;
 
-/// A port and what keeps it alive; dropping it ends the session, then removes the socket.
+type EmptyDraft = fn() -> KindDraft;
+
+/// Every kind, with an empty draft of it.
+const KINDS: [(&Words, EmptyDraft); 2] = [
+    (&guest::WORDS, || KindDraft::VhostUser(GuestDraft::default())),
+    (&tap::WORDS, || KindDraft::Tap(TapDraft::default())),
+];
+
+/// The words of every kind.
+pub fn kinds() -> impl Iterator<Item = &'static Words> + Clone {
+    KINDS.iter().map(|&(words, _)| words)
+}
+
+/// The kind's own words of a port, while they are read.
 #[derive(Debug)]
-pub struct OpenPort {
-    /// The port.
-    pub port: Arc<Port>,
-    _server: Option<Server>,
-    _socket: Option<SocketFile>,
+pub enum KindDraft {
+    /// A guest.
+    VhostUser(GuestDraft),
+    /// The host.
+    Tap(TapDraft),
+}
+
+impl KindDraft {
+    /// A port of the type `name`.
+    pub(crate) fn of_type(name: &str) -> Result<Self, Problem> {
+        match KINDS.iter().find(|(words, _)| words.type_name == name) {
+            Some((_, draft)) => Ok(draft()),
+            None => Err(format!("unknown port type {name:?}; {}", use_types()).into()),
+        }
+    }
+
+    /// The guest's port of a side-car, whose socket follows.
+    pub(crate) fn guest() -> Self {
+        KindDraft::VhostUser(GuestDraft::default())
+    }
+
+    /// The guest's port of a side-car, on a socket that was passed to us.
+    pub(crate) fn guest_on(socket: InheritedSocket) -> Self {
+        KindDraft::VhostUser(GuestDraft::on(socket))
+    }
+
+    /// What the kind is called and has.
+    pub(crate) fn words(&self) -> &'static Words {
+        match self {
+            KindDraft::VhostUser(_) => &guest::WORDS,
+            KindDraft::Tap(_) => &tap::WORDS,
+        }
+    }
+
+    /// Sets what follows the type.
+    pub(crate) fn set_address(&mut self, text: &str) -> Result<(), Problem> {
+        match self {
+            KindDraft::VhostUser(draft) => draft.set_address(text),
+            KindDraft::Tap(draft) => draft.set_address(text),
+        }
+    }
+
+    /// Sets one of the kind's options.
+    pub(crate) fn set(&mut self, option: &str, text: &str) -> Result<(), Problem> {
+        match self {
+            KindDraft::VhostUser(draft) => draft.set(option, text),
+            KindDraft::Tap(draft) => draft.set(option, text),
+        }
+    }
+
+    /// The specification, if the words make sense together.
+    pub(crate) fn finish(self) -> Result<KindSpec, Problem> {
+        match self {
+            KindDraft::VhostUser(draft) => draft.finish().map(KindSpec::VhostUser),
+            KindDraft::Tap(draft) => draft.finish().map(KindSpec::Tap),
+        }
+    }
+}
+
+/// What to write in place of a type that there is not.
+pub(crate) fn use_types() -> String {
+    let usages: Vec<String> = kinds().map(Words::usage).collect();
+    match usages.split_last() {
+        Some((last, [])) => format!("use {last}"),
+        Some((last, others)) => format!("use {} or {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
+/// What a port has beside what all ports have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KindSpec {
+    /// A guest, reached over the vhost-user protocol.
+    VhostUser(GuestSpec),
+    /// A TAP interface of the host.
+    Tap(TapSpec),
+}
+
+impl KindSpec {
+    /// What the kind is called and has.
+    pub fn words(&self) -> &'static Words {
+        match self {
+            KindSpec::VhostUser(_) => &guest::WORDS,
+            KindSpec::Tap(_) => &tap::WORDS,
+        }
+    }
+
+    /// What follows the type: a path, an interface, or `fd N`.
+    pub fn address(&self) -> String {
+        match self {
+            KindSpec::VhostUser(spec) => spec.address(),
+            KindSpec::Tap(spec) => spec.interface.clone(),
+        }
+    }
+
+    /// What no two ports of the kind may share.
+    pub fn identity(&self) -> PathBuf {
+        match self {
+            KindSpec::VhostUser(spec) => spec.identity(),
+            KindSpec::Tap(spec) => PathBuf::from(&spec.interface),
+        }
+    }
+
+    /// Writes the options that are about the address: `,OPTION=VALUE...`.
+    pub(crate) fn fmt_address_options(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KindSpec::VhostUser(spec) => spec.fmt_socket_options(f),
+            KindSpec::Tap(_) => Ok(()),
+        }
+    }
+
+    /// Writes all other options: `,OPTION=VALUE...`.
+    pub(crate) fn fmt_options(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KindSpec::VhostUser(spec) => spec.fmt_options(f),
+            KindSpec::Tap(spec) => spec.fmt_options(f),
+        }
+    }
 }
 
 /// Why a port cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The socket file cannot be had.
+    /// The guest's socket cannot be had.
     #[error(transparent)]
-    Socket(#[from] SocketFileError),
+    VhostUser(#[from] GuestError),
     /// The TAP interface cannot be had.
     #[error(transparent)]
     Tap(#[from] TapError),
-    /// The system has no threads or descriptors left, or no folder for temporary files.
-    #[error(
-        "the session cannot be started: {0}; raise the limits of threads and open files, or set TMPDIR to a folder that \
-         can be written"
-    )]
-    System(#[from] std::io::Error),
 }
 
-impl OpenPort {
-    /// Says so if a port as `spec` asks for would get in the way of this one.
-    pub fn conflict(&self, spec: &PortSpec) -> Option<String> {
-        let mine = self.port.spec();
-        if mine.name == spec.name {
-            return Some(format!("port {}: the name is taken; choose another", spec.name));
-        }
-        if mine.local && spec.local {
-            return Some(format!(
-                "port {}: {} is the local port already; drop local=on",
-                spec.name, mine.name
-            ));
-        }
-        (mine.identity() == spec.identity()).then(|| {
-            format!("port {}: {} is already port {}; choose another", spec.name, spec.address(), mine.name)
-        })
+/// What a driver is told of its port.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity<'a> {
+    /// The port's number.
+    pub id: PortId,
+    /// Its name, for threads and messages.
+    pub name: &'a str,
+    /// The MTU, where one was set.
+    pub mtu: Option<u16>,
+}
+
+/// Threads and files of a port that end when this is dropped, by a control thread and before the driver goes.
+pub type Keeper = Box<dyn fmt::Debug + Send>;
+
+/// A driver, and what keeps it alive.
+#[derive(Debug)]
+pub struct Opened<D> {
+    /// What moves packets.
+    pub driver: D,
+    /// What serves the driver.
+    pub keeper: Option<Keeper>,
+}
+
+impl<D> Opened<D> {
+    fn map<E>(self, wrap: impl FnOnce(D) -> E) -> Opened<E> {
+        Opened { driver: wrap(self.driver), keeper: self.keeper }
     }
 }
 
-impl fmt::Display for OpenPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.port.spec().name.fmt(f)
-    }
-}
-
-/// Opens the port numbered `id` for `workers` workers.
+/// Opens what `spec` asks for.
 ///
 /// # Errors
 /// What the operator can do about it.
-pub fn open(id: PortId, spec: PortSpec, workers: usize) -> Result<OpenPort, OpenError> {
-    match spec.kind.clone() {
-        PortKind::VhostUser(kind) => open_guest(id, spec, &kind, workers),
-        PortKind::Tap { interface } => open_tap(id, spec, interface, workers),
+pub fn open(spec: &KindSpec, port: &Identity<'_>) -> Result<Opened<Driver>, OpenError> {
+    match spec {
+        KindSpec::VhostUser(spec) => Ok(guest::open(spec, port)?.map(Driver::VhostUser)),
+        KindSpec::Tap(spec) => Ok(tap::open(spec, port)?.map(Driver::Tap)),
     }
 }
 
-fn open_guest(
-    id: PortId,
-    spec: PortSpec,
-    kind: &VhostUserSpec,
-    workers: usize,
-) -> Result<OpenPort, OpenError> {
-    let offloads = OffloadOptions { checksum: spec.offloads.csum, segmentation: spec.offloads.tso };
-    let options = VhostOptions { queue_pairs: spec.queue_pairs, offloads };
-    let guest = Arc::new(VhostPort::new(id, options));
-    let (endpoint, socket) = match kind {
-        VhostUserSpec::Server { path, owner, perm } => {
-            let socket = SocketFile::listen(path, *perm, *owner)?;
-            (Endpoint::Listen(socket.listener().try_clone()?), Some(socket))
+/// What moves a port's packets.
+///
+/// # Concurrency
+/// One worker at a time receives from a queue: the one that it is assigned to. Any worker may transmit at any time. Control
+/// threads ask for the status and take news.
+#[derive(Debug)]
+pub enum Driver {
+    /// A guest.
+    VhostUser(Guest),
+    /// The host.
+    Tap(TapPort),
+}
+
+/// A worker's space to receive and transmit in, by any port.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    guest: guest::Scratch,
+    finisher: Finisher,
+}
+
+/// A burst that was received: holds the memory of its tails until the burst has left the switch.
+#[derive(Debug)]
+#[must_use = "the port gets its buffers back by `complete`"]
+pub enum Received<'a> {
+    /// From a guest.
+    VhostUser(guest::Received<'a>),
+    /// From the host.
+    Tap(tap::Received<'a>),
+}
+
+impl Received<'_> {
+    /// Gives the port its buffers back. The burst has been cleared.
+    #[inline]
+    pub fn complete(self) {
+        match self {
+            Received::VhostUser(received) => received.complete(),
+            Received::Tap(received) => drop(received),
         }
-        VhostUserSpec::Client { path } => (Endpoint::Connect(path.clone()), None),
-        VhostUserSpec::Inherited(inherited) => (inherited_endpoint(inherited)?, None),
-    };
-    let server = Server::start(&spec.name, Arc::clone(&guest), endpoint)?;
-    let port = Arc::new(Port::new(id, spec, Driver::VhostUser(guest), workers));
-    Ok(OpenPort { port, _server: Some(server), _socket: socket })
+    }
 }
 
-fn inherited_endpoint(socket: &InheritedSocket) -> std::io::Result<Endpoint> {
-    let fd = socket.as_fd().try_clone_to_owned()?;
-    Ok(if socket.is_listening() { Endpoint::Listen(fd.into()) } else { Endpoint::Connected(fd.into()) })
+// Data path: called by workers.
+impl Driver {
+    /// Queues that packets can be received from.
+    pub fn queues(&self) -> usize {
+        match self {
+            Driver::VhostUser(guest) => guest.queues(),
+            Driver::Tap(tap) => tap.queues(),
+        }
+    }
+
+    /// The queues among `assigned` that packets can come from at present.
+    #[inline]
+    pub fn live_queues(&self, assigned: QueueSet) -> QueueSet {
+        match self {
+            Driver::VhostUser(guest) => guest.live_queues(assigned),
+            Driver::Tap(_) => assigned,
+        }
+    }
+
+    /// Fills the empty `burst` from `queue` and counts what came; `None` if there was nothing. The caller clears the burst
+    /// before it completes what this returns.
+    #[inline]
+    pub fn receive<'a>(
+        &'a self,
+        queue: usize,
+        burst: &mut Burst,
+        scratch: &mut Scratch,
+        counters: &PortCounters,
+    ) -> Option<Received<'a>> {
+        match self {
+            Driver::VhostUser(guest) => {
+                guest.receive(queue, burst, &mut scratch.guest, counters).map(Received::VhostUser)
+            }
+            Driver::Tap(tap) => tap.receive(queue, burst, counters).map(Received::Tap),
+        }
+    }
+
+    /// The queues among `assigned` that are worth a [`look_ahead`](Self::look_ahead).
+    #[inline]
+    pub fn queues_to_look_ahead(&self, assigned: QueueSet) -> QueueSet {
+        match self {
+            Driver::VhostUser(guest) => guest.live_queues(assigned),
+            // Its packets lie in the kernel.
+            Driver::Tap(_) => QueueSet::EMPTY,
+        }
+    }
+
+    /// Asks the processor for what `queue` holds, so that a [`receive`](Self::receive) a little later finds it in the cache.
+    #[inline]
+    pub fn look_ahead(&self, queue: usize) {
+        match self {
+            Driver::VhostUser(guest) => guest.look_ahead(queue),
+            Driver::Tap(_) => (),
+        }
+    }
+
+    /// Sends a batch and counts each frame, sent or dropped. What the port does not take is finished in software on the way.
+    #[inline]
+    pub fn transmit(&self, batch: Batch<'_>, scratch: &mut Scratch) {
+        match self {
+            Driver::VhostUser(guest) => guest.transmit(batch, &mut scratch.guest, &mut scratch.finisher),
+            Driver::Tap(tap) => tap.transmit(batch, &mut scratch.finisher),
+        }
+    }
+
+    /// Before a worker sleeps: has each of `assigned` end the sleep when a packet comes. True if one has packets already, or
+    /// cannot end a sleep, and the worker must not sleep.
+    pub fn arm(&self, assigned: QueueSet) -> bool {
+        match self {
+            Driver::VhostUser(guest) => guest.arm(assigned),
+            // The descriptors are watched all the time.
+            Driver::Tap(_) => false,
+        }
+    }
+
+    /// After a sleep: `assigned` are polled again.
+    pub fn resume(&self, assigned: QueueSet) {
+        match self {
+            Driver::VhostUser(guest) => guest.resume(assigned),
+            Driver::Tap(tap) => tap.resume(assigned),
+        }
+    }
 }
 
-fn open_tap(id: PortId, spec: PortSpec, interface: String, workers: usize) -> Result<OpenPort, OpenError> {
-    let config = TapConfig {
-        queues: spec.queue_pairs,
-        offload: spec.offloads.csum && spec.offloads.tso,
-        mtu: spec.mtu.map(u32::from),
-        ..TapConfig::new(interface)
-    };
-    let tap = Tap::open(&config)?;
-    let (checksum, tso) = (tap.checksum(), tap.tso());
-    let caps = OffloadCaps { checksum, tso4: tso, tso6: tso, ecn: tso };
-    let (receivers, transmitters): (Vec<_>, Vec<_>) =
-        tap.into_queues().into_iter().map(|queue| (queue.receiver, queue.transmitter)).unzip();
-    let driver = Driver::Tap(TapPort {
-        receivers: receivers.into_iter().map(Mutex::new).collect(),
-        transmitters: transmitters.into(),
-        caps,
-        failed: AtomicI32::new(0),
-    });
-    Ok(OpenPort { port: Arc::new(Port::new(id, spec, driver, workers)), _server: None, _socket: None })
+// Control: called by workers that take over an assignment, and by control threads.
+impl Driver {
+    /// Hands `queue` to the worker behind `poller`, whoever had it.
+    pub fn attach(&self, queue: usize, poller: &Arc<dyn KickPoller>) {
+        match self {
+            Driver::VhostUser(guest) => guest.attach(queue, poller),
+            Driver::Tap(tap) => tap.attach(queue, poller),
+        }
+    }
+
+    /// The worker behind `poller` lets go of `queue`. If another has it by now, that one keeps it.
+    pub fn detach(&self, queue: usize, poller: &Arc<dyn KickPoller>) {
+        match self {
+            Driver::VhostUser(guest) => guest.detach(queue, poller),
+            Driver::Tap(tap) => tap.detach(queue, poller),
+        }
+    }
+
+    /// How the driver stands.
+    pub fn status(&self) -> DriverStatus {
+        match self {
+            Driver::VhostUser(guest) => guest.status(),
+            Driver::Tap(tap) => tap.status(),
+        }
+    }
+
+    /// What has happened to the port that belongs into the log, once. Workers do not log, so somebody has to ask.
+    pub fn take_news(&self) -> Option<News> {
+        match self {
+            Driver::VhostUser(guest) => guest.take_news(),
+            Driver::Tap(tap) => tap.take_news(),
+        }
+    }
 }

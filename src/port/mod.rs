@@ -1,10 +1,27 @@
 //! A port of the appliance: what the switch knows of it by number, and the driver that moves its packets.
+//!
+//! Modules in the order in which a port meets them: its words, its kind, the kinds' own files, what they share.
 
-/// Opening what a port specification asks for.
+/// What a kind of port adds to the words that describe any port.
+pub mod words;
+
+/// The kinds of ports: the one place that tells them apart.
 pub mod driver;
+
+/// A guest's port: vhost-user.
+pub mod guest;
 
 /// Ports towards the host: TAP interfaces.
 pub mod tap;
+
+/// Frames on their way out, and the work that a port leaves to software.
+pub mod batch;
+
+/// Sets of queues.
+pub mod queue_set;
+
+/// How a port stands, in plain values.
+pub mod report;
 
 /// The virtio-net header as the host kernel speaks it.
 pub mod vnet_header;
@@ -15,94 +32,53 @@ mod rx_area;
 /// Spaces out polls that are system calls.
 mod poll_pacer;
 
-use std::io;
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use vsteer_switch::bridge::config::PortVlan;
 use vsteer_switch::bridge::vlan::{VlanMode, VlanSet};
 use vsteer_switch::counters::PortCounters;
-use vsteer_switch::egress::OffloadCaps;
+use vsteer_switch::packet::Burst;
 use vsteer_switch::port::PortId;
 use vsteer_switch::wire::vlan::VlanId;
-use vsteer_vhost::net::port::VhostPort;
 
+use self::batch::Batch;
+use self::driver::{Driver, Identity, Keeper, OpenError, Opened, Received, Scratch};
+use self::report::{CounterSums, PortReport};
 use crate::config::{PortSpec, VlanSpec};
-use crate::port::tap::{TapReceiver, TapTransmitter};
+
+/// Bytes of a link-layer header: Ethernet with two VLAN tags.
+const LINK_HEADER_BYTES: usize = 14 + 8;
 
 /// Longest frame of a port without an MTU of its own: jumbo frames with two tags.
 const DEFAULT_MAX_FRAME_BYTES: usize = 9000 + LINK_HEADER_BYTES;
 
-/// Ethernet header and two VLAN tags.
-const LINK_HEADER_BYTES: usize = 14 + 8;
-
-/// What moves a port's packets.
-#[derive(Debug)]
-pub enum Driver {
-    /// A guest.
-    VhostUser(Arc<VhostPort>),
-    /// The host.
-    Tap(TapPort),
-}
-
-/// A TAP interface with its queues.
-///
-/// # Concurrency
-/// One worker receives from a queue and holds its receiver from fill to clear; nobody else takes it while the worker is
-/// assigned. Transmitting needs no lock: the kernel takes whole frames.
-#[derive(Debug)]
-pub struct TapPort {
-    /// One per queue.
-    pub receivers: Box<[Mutex<TapReceiver>]>,
-    /// One per queue.
-    pub transmitters: Box<[TapTransmitter]>,
-    /// What the host takes unfinished.
-    pub caps: OffloadCaps,
-    /// The errno with which a queue failed for good; 0 while none has. Written by workers, read by control threads.
-    pub failed: AtomicI32,
-}
-
-impl TapPort {
-    /// Why nothing comes from the host any more, if a queue failed.
-    pub fn fault(&self) -> Option<String> {
-        // Relaxed: the number stands alone.
-        let errno = self.failed.load(Ordering::Relaxed);
-        (errno != 0).then(|| {
-            let error = io::Error::from_raw_os_error(errno);
-            format!(
-                "reading from the interface failed: {error}; was it deleted? delete the port and add it again"
-            )
-        })
-    }
-}
-
 /// A port.
 ///
 /// # Concurrency
-/// Workers and control threads share it. What the operator asked for is replaced by control threads, and workers read it
-/// only to report a failure; what packets depend on does not change while the port lives, or comes with a snapshot.
+/// Workers and control threads share it. What the operator asked for is replaced by control threads; what packets depend on
+/// does not change while the port lives, or comes with a snapshot.
 #[derive(Debug)]
 pub struct Port {
     /// Its number.
     pub id: PortId,
-    spec: ArcSwap<PortSpec>,
     /// What moves its packets.
     pub driver: Driver,
+    spec: ArcSwap<PortSpec>,
     /// Counters of each worker, by the worker's index.
-    pub counters: Box<[PortCounters]>,
+    counters: Box<[PortCounters]>,
     /// Longest frame that may leave by it, not counting offloads.
-    pub max_frame_bytes: usize,
+    max_frame_bytes: usize,
 }
 
 impl Port {
     /// A port with counters for `workers` workers.
-    pub fn new(id: PortId, spec: PortSpec, driver: Driver, workers: usize) -> Self {
+    fn new(id: PortId, spec: PortSpec, driver: Driver, workers: usize) -> Self {
         let max_frame_bytes =
             spec.mtu.map_or(DEFAULT_MAX_FRAME_BYTES, |mtu| usize::from(mtu) + LINK_HEADER_BYTES);
         let counters = (0..workers).map(|_| PortCounters::default()).collect();
-        Self { id, spec: ArcSwap::from_pointee(spec), driver, counters, max_frame_bytes }
+        Self { id, driver, spec: ArcSwap::from_pointee(spec), counters, max_frame_bytes }
     }
 
     /// What the operator asked for.
@@ -116,12 +92,89 @@ impl Port {
         self.spec.store(Arc::new(spec));
     }
 
-    /// Queues that packets can be received from.
-    pub fn queues(&self) -> usize {
-        match &self.driver {
-            Driver::VhostUser(port) => port.queue_pairs(),
-            Driver::Tap(tap) => tap.receivers.len(),
+    /// Worker `worker`'s counters.
+    #[inline]
+    pub fn counters(&self, worker: usize) -> &PortCounters {
+        &self.counters[worker]
+    }
+
+    /// Fills the empty `burst` from `queue`, for `worker`: see [`Driver::receive`].
+    #[inline]
+    pub fn receive<'a>(
+        &'a self,
+        queue: usize,
+        burst: &mut Burst,
+        worker: usize,
+        scratch: &mut Scratch,
+    ) -> Option<Received<'a>> {
+        self.driver.receive(queue, burst, scratch, &self.counters[worker])
+    }
+
+    /// Sends the frames of `burst` at `indices`, for `worker`: see [`Driver::transmit`].
+    #[inline]
+    pub fn transmit(&self, burst: &Burst, indices: &[u8], worker: usize, scratch: &mut Scratch) {
+        let counters = &self.counters[worker];
+        let batch = Batch { burst, indices, worker, counters, max_frame_bytes: self.max_frame_bytes };
+        self.driver.transmit(batch, scratch);
+    }
+
+    /// Packets and drops, all workers together.
+    pub fn counter_sums(&self) -> CounterSums {
+        CounterSums::of(&self.counters)
+    }
+
+    /// The port in full.
+    pub fn report(&self) -> PortReport {
+        PortReport {
+            id: self.id,
+            spec: self.spec(),
+            queues: self.driver.queues(),
+            status: self.driver.status(),
+            counters: self.counter_sums(),
         }
+    }
+}
+
+/// A port and what keeps it alive: dropping it ends what serves the port.
+#[derive(Debug)]
+pub struct OpenPort {
+    /// The port.
+    pub port: Arc<Port>,
+    _keeper: Option<Keeper>,
+}
+
+impl OpenPort {
+    /// Opens the port numbered `id` for `workers` workers.
+    ///
+    /// # Errors
+    /// What the operator can do about it.
+    pub fn open(id: PortId, spec: PortSpec, workers: usize) -> Result<Self, OpenError> {
+        let identity = Identity { id, name: &spec.name, mtu: spec.mtu };
+        let Opened { driver, keeper } = driver::open(&spec.kind, &identity)?;
+        Ok(Self { port: Arc::new(Port::new(id, spec, driver, workers)), _keeper: keeper })
+    }
+
+    /// Why there cannot be a port as `spec` asks for beside this one, if there cannot.
+    pub fn conflict(&self, spec: &PortSpec) -> Option<String> {
+        let mine = self.port.spec();
+        if mine.name == spec.name {
+            return Some(format!("port {}: the name is taken; choose another", spec.name));
+        }
+        if mine.local && spec.local {
+            return Some(format!(
+                "port {}: {} is the local port already; drop local=on",
+                spec.name, mine.name
+            ));
+        }
+        (mine.identity() == spec.identity()).then(|| {
+            format!("port {}: {} is already port {}; choose another", spec.name, spec.address(), mine.name)
+        })
+    }
+}
+
+impl fmt::Display for OpenPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.port.spec().name.fmt(f)
     }
 }
 
@@ -137,16 +190,4 @@ pub fn switch_port(spec: &PortSpec) -> PortVlan {
         }
     };
     PortVlan { mode, mac_limit: spec.mac_limit }
-}
-
-/// The offloads that the guest behind `port` takes.
-#[inline]
-pub fn guest_caps(port: &VhostPort) -> OffloadCaps {
-    let negotiated = port.negotiated();
-    OffloadCaps {
-        checksum: negotiated.guest_takes_partial(),
-        tso4: negotiated.guest_takes_tso4(),
-        tso6: negotiated.guest_takes_tso6(),
-        ecn: negotiated.guest_takes_ecn(),
-    }
 }

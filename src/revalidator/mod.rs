@@ -29,7 +29,7 @@ use crate::config::FlowCacheConfig;
 use crate::control::protocol::RevalidatorInfo;
 use crate::fabric::Fabric;
 use crate::notify::Vital;
-use crate::port::Driver;
+use crate::port::report::News;
 use crate::topology::Topology;
 use crate::worker::{Message, Shared};
 
@@ -239,7 +239,7 @@ impl State {
             fabric.fdb.expire(now_ms, ADDRESS_AGE_MS, |entry| {
                 tracing::debug!(?entry, "address forgotten");
             });
-            report_faults(topology);
+            report_news(topology);
         }
         self.conclude(&outcome, began.elapsed(), idle_ms);
     }
@@ -293,17 +293,14 @@ impl State {
     }
 }
 
-/// Logs what stopped a guest's port, once.
-fn report_faults(topology: &Topology) {
+/// Logs what happened to ports, once.
+fn report_news(topology: &Topology) {
     for port in topology.ports.iter().flatten() {
-        if let Driver::VhostUser(guest) = &port.driver
-            && let Some(fault) = guest.take_unreported_fault()
-        {
-            tracing::warn!(
-                port = port.spec().name,
-                %fault,
-                "the guest's port is stopped until its driver or front-end starts anew"
-            );
+        let Some(news) = port.driver.take_news() else { continue };
+        let port = &port.spec().name;
+        match news {
+            News::Stopped(fault) => tracing::warn!(port, fault, "the port is stopped"),
+            News::Finished(what) => tracing::info!(port, what, "the port is done"),
         }
     }
 }

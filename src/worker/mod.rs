@@ -29,28 +29,27 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::SegQueue;
-use vsteer_switch::counters::PortCounters;
-use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::megaflow::Megaflow;
 use vsteer_switch::packet::Burst;
 use vsteer_switch::pipeline::{Context, Pipeline, PipelineConfig, PipelineStats};
 use vsteer_switch::port::PortId;
-use vsteer_vhost::net::port::{PairSet, VhostPort};
 use vsteer_vhost::net::queue::KickPoller;
 
 use self::clock::Clock;
-use self::egress::{Egress, EgressScratch};
+use self::egress::Egress;
 use self::idle::{Idle, Next};
 use self::report::Report;
 use self::turns::Turns;
 use self::waker::Waker;
+use crate::assignment::RxPort;
 use crate::config::{FlowCacheConfig, PollMode};
 use crate::fabric::Fabric;
 use crate::notify::Vital;
-use crate::port::tap::RxOutcome;
-use crate::port::{Driver, Port, TapPort};
+use crate::port::Port;
+use crate::port::driver::Scratch;
+use crate::port::queue_set::QueueSet;
 use crate::punt::Punts;
-use crate::topology::{RxPort, Topology, members};
+use crate::topology::Topology;
 
 /// Longest sleep: how soon a worker looks around although nothing woke it.
 const MAX_SLEEP_MS: i32 = 1000;
@@ -197,7 +196,7 @@ struct Worker {
     poller: Arc<dyn KickPoller>,
     pipeline: Pipeline,
     burst: Burst,
-    scratch: EgressScratch,
+    scratch: Scratch,
     turns: Turns,
     idle: Idle,
     clock: Clock,
@@ -217,7 +216,7 @@ impl Worker {
             fabric,
             pipeline,
             burst: Burst::new(),
-            scratch: EgressScratch::default(),
+            scratch: Scratch::default(),
             turns: Turns::default(),
             idle,
             first_cycle: clock::counter(),
@@ -236,7 +235,7 @@ impl Worker {
             if is_new {
                 self.adopt_topology();
             }
-            // What these took is no port's time.
+            // The time that these took is not charged to any port.
             let has_read = self.read_inbox();
             let served = if is_new || has_read { clock::counter() } else { begin };
 
@@ -294,10 +293,7 @@ impl Worker {
                 continue;
             }
             round.burst.set_limit(most);
-            let packets = match &port.driver {
-                Driver::VhostUser(guest) => round.serve_guest(nth, port, guest, *queues),
-                Driver::Tap(tap) => round.serve_host(port, tap, *queues),
-            };
+            let packets = round.serve(nth, port, *queues);
             is_fresh = packets > 0;
             if is_fresh {
                 any = true;
@@ -330,24 +326,14 @@ impl Worker {
     fn take_queues(&mut self) {
         self.turns = Turns::new(self.topology.assignments[self.index].len());
         for RxPort { port, queues } in &self.topology.assignments[self.index] {
-            for queue in members(*queues) {
-                match &port.driver {
-                    Driver::VhostUser(guest) => guest.set_poller(queue, Arc::clone(&self.poller)),
-                    Driver::Tap(tap) => tap.receivers[queue].lock().set_poller(Arc::clone(&self.poller)),
-                }
-            }
+            queues.iter().for_each(|queue| port.driver.attach(queue, &self.poller));
         }
     }
 
     /// Lets go of the queues of the snapshot in use, but for those that another worker has taken over already.
     fn release_queues(&self) {
         for RxPort { port, queues } in &self.topology.assignments[self.index] {
-            for queue in members(*queues) {
-                match &port.driver {
-                    Driver::VhostUser(guest) => guest.release_poller(queue, &self.poller),
-                    Driver::Tap(tap) => tap.receivers[queue].lock().release_poller(&self.poller),
-                }
-            }
+            queues.iter().for_each(|queue| port.driver.detach(queue, &self.poller));
         }
     }
 
@@ -377,11 +363,8 @@ impl Worker {
         let assigned = &topology.assignments[self.index];
         let mut pending = false;
         for RxPort { port, queues } in assigned {
-            if let Driver::VhostUser(guest) = &port.driver {
-                for pair in started(guest, *queues) {
-                    pending |= guest.request_kick(pair);
-                }
-            }
+            // Every port is asked, whatever the one before it said.
+            pending |= port.driver.arm(*queues);
         }
         if !pending && self.shared.inbox.is_empty() {
             add(&self.shared.sleeps, 1);
@@ -391,18 +374,7 @@ impl Worker {
             self.tick();
         }
         for RxPort { port, queues } in assigned {
-            match &port.driver {
-                Driver::VhostUser(guest) => {
-                    started(guest, *queues).for_each(|pair| guest.suppress_kicks(pair))
-                }
-                Driver::Tap(tap) => {
-                    for queue in members(*queues) {
-                        if let Some(mut receiver) = tap.receivers[queue].try_lock() {
-                            receiver.resume();
-                        }
-                    }
-                }
-            }
+            port.driver.resume(*queues);
         }
     }
 }
@@ -415,40 +387,21 @@ struct Round<'a> {
     punts: &'a Punts,
     pipeline: &'a mut Pipeline,
     burst: &'a mut Burst,
-    scratch: &'a mut EgressScratch,
+    scratch: &'a mut Scratch,
 }
 
 impl Round<'_> {
-    /// Receives a burst from each of a guest's queues, and switches it; returns how many packets there were.
+    /// Receives a burst from each of a port's queues, and switches it; returns how many packets there were.
     #[inline]
-    fn serve_guest(&mut self, nth: usize, port: &Port, guest: &VhostPort, queues: PairSet) -> usize {
+    fn serve(&mut self, nth: usize, port: &Port, queues: QueueSet) -> usize {
         let mut packets = 0;
-        for pair in started(guest, queues) {
-            let counters = &port.counters[self.index];
-            let received = guest.receive(pair, self.burst, &mut self.scratch.vhost, counters);
+        for queue in port.driver.live_queues(queues).iter() {
+            let received = port.receive(queue, self.burst, self.index, self.scratch);
             let Some(received) = received else { continue };
             packets += self.burst.len();
-            next_turn(&self.topology.assignments[self.index], nth, pair);
+            look_at_next(&self.topology.assignments[self.index], nth, queue);
             self.switch();
             received.complete();
-        }
-        packets
-    }
-
-    /// The same for the host's queues.
-    fn serve_host(&mut self, port: &Port, tap: &TapPort, queues: PairSet) -> usize {
-        let mut packets = 0;
-        for queue in members(queues) {
-            let Some(mut receiver) = tap.receivers[queue].try_lock() else { continue };
-            let outcome = receiver.fill(port.id, self.burst);
-            count_received(&outcome, &port.counters[self.index]);
-            if let Some(errno) = outcome.failed {
-                report_failure(port, tap, errno);
-            }
-            if !self.burst.is_empty() {
-                packets += self.burst.len();
-                self.switch();
-            }
         }
         packets
     }
@@ -464,49 +417,16 @@ impl Round<'_> {
 }
 
 /// Has the queue that comes after this one looked at, so that its packets arrive while this one's are switched.
-fn next_turn(assigned: &[RxPort], nth: usize, pair: usize) {
-    let own_next = match &assigned[nth].port.driver {
-        Driver::VhostUser(guest) => {
-            started(guest, assigned[nth].queues).find(|&next| next > pair).map(|next| (guest, next))
-        }
-        Driver::Tap(_) => None,
-    };
-    let next = own_next.or_else(|| {
-        let after = if nth + 1 == assigned.len() { 0 } else { nth + 1 };
-        match &assigned[after].port.driver {
-            Driver::VhostUser(guest) => {
-                started(guest, assigned[after].queues).next().map(|next| (guest, next))
-            }
-            Driver::Tap(_) => None,
-        }
-    });
-    if let Some((guest, pair)) = next {
-        guest.look_ahead(pair);
-    }
-}
-
-/// The pairs among `queues` that the guest has started: the others are not worth a look.
 #[inline]
-fn started(guest: &VhostPort, queues: PairSet) -> impl Iterator<Item = usize> {
-    let started = guest.started_transmitqs();
-    members([queues[0] & started[0], queues[1] & started[1]])
-}
-
-/// Notes that a queue failed for good, which is told once for each.
-#[cold]
-fn report_failure(port: &Port, tap: &TapPort, errno: i32) {
-    tap.failed.store(errno, Ordering::Relaxed);
-    let fault = tap.fault();
-    tracing::error!(port = port.spec().name, fault, "the host's port is stopped");
-}
-
-/// Counts what a fill from the host did.
-fn count_received(outcome: &RxOutcome, counters: &PortCounters) {
-    if outcome.pkts > 0 {
-        counters.rx_pkts.add(outcome.pkts.into());
-        counters.rx_bytes.add(outcome.bytes);
+fn look_at_next(assigned: &[RxPort], nth: usize, queue: usize) {
+    let RxPort { port, queues } = &assigned[nth];
+    let own_next = port.driver.queues_to_look_ahead(*queues).iter().find(|&next| next > queue);
+    if let Some(next) = own_next {
+        return port.driver.look_ahead(next);
     }
-    if outcome.bad_offload > 0 {
-        counters.dropped(DropReason::BadOffload, outcome.bad_offload.into());
+    let after = if nth + 1 == assigned.len() { 0 } else { nth + 1 };
+    let RxPort { port, queues } = &assigned[after];
+    if let Some(next) = port.driver.queues_to_look_ahead(*queues).iter().next() {
+        port.driver.look_ahead(next);
     }
 }

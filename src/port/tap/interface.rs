@@ -1,7 +1,7 @@
 //! TAP interfaces: the host itself as a neighbour on the switch.
 //!
 //! A TAP interface is an ordinary network interface to the host, whose wire is a descriptor that we read and write.
-//! This file opens one, by making it or by attaching to a persistent one, and sets it up; [`TapQueue`] then moves
+//! This file opens one, by making it or by attaching to a persistent one, and sets it up; `queue.rs` then moves
 //! packets. It is called by whoever adds a port, on a control thread.
 //!
 //! With several queues the kernel spreads flows over them by hash and remembers, for each flow, the queue that we

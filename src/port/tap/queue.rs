@@ -16,6 +16,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use vsteer_switch::counters::PortCounters;
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::packet::{BURST, Burst, Frame, MAX_FRAME_BYTES, Offload};
 use vsteer_switch::port::PortId;
@@ -58,14 +59,34 @@ pub struct TxOutcome {
     pub too_long: u32,
 }
 
+impl RxOutcome {
+    /// Counts it.
+    pub(super) fn count(&self, counters: &PortCounters) {
+        if self.pkts > 0 {
+            counters.rx_pkts.add(self.pkts.into());
+            counters.rx_bytes.add(self.bytes);
+        }
+        if self.bad_offload > 0 {
+            counters.dropped(DropReason::BadOffload, self.bad_offload.into());
+        }
+    }
+}
+
 impl TxOutcome {
-    /// The frames that were dropped, by reason.
-    pub fn drops(&self) -> [(DropReason, u32); 3] {
-        [
+    /// Counts it.
+    pub(super) fn count(&self, counters: &PortCounters) {
+        counters.tx_pkts.add(self.pkts.into());
+        counters.tx_bytes.add(self.bytes);
+        let drops = [
             (DropReason::HostQueueFull, self.host_queue_full),
             (DropReason::HostRefused, self.host_refused),
             (DropReason::TooLong, self.too_long),
-        ]
+        ];
+        for (reason, pkts) in drops {
+            if pkts > 0 {
+                counters.dropped(reason, pkts.into());
+            }
+        }
     }
 }
 
@@ -228,20 +249,20 @@ impl TapTransmitter {
     ///
     /// A host that refuses one frame for a reason that holds for all gets no more of this call's frames; they count
     /// as dropped for the same reason.
-    pub fn transmit(&self, frames: &[Frame<'_>]) -> TxOutcome {
+    pub fn transmit<'f>(&self, mut frames: impl ExactSizeIterator<Item = Frame<'f>>) -> TxOutcome {
         let mut outcome = TxOutcome::default();
-        for (index, frame) in frames.iter().enumerate() {
+        while let Some(frame) = frames.next() {
             if frame.len() > MAX_FRAME_BYTES {
                 outcome.too_long += 1;
                 continue;
             }
-            let Err(error) = self.write_frame(frame) else {
+            let Err(error) = self.write_frame(&frame) else {
                 outcome.pkts += 1;
                 outcome.bytes += frame.len() as u64;
                 continue;
             };
             #[allow(clippy::cast_possible_truncation, reason = "a call has a few bursts of frames at most")]
-            let this_and_later = (frames.len() - index) as u32;
+            let this_and_later = (1 + frames.len()) as u32;
             match error.raw_os_error() {
                 Some(libc::EAGAIN) => {
                     outcome.host_queue_full += this_and_later;
