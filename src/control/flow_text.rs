@@ -12,14 +12,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use vsteer_switch::action::{Action, Verdict};
 use vsteer_switch::flow::key::{FlowKey, KeyTag, Mask, VLAN_PRESENT};
+use vsteer_switch::wire::ethernet::{TYPE_ARP, TYPE_IPV4, TYPE_IPV6, TYPE_RARP};
 use vsteer_switch::wire::vlan::TYPE_CUSTOMER;
-use vsteer_switch::wire::{FRAG_ANY, FRAG_LATER, MacAddr};
+use vsteer_switch::wire::{FRAG_ANY, FRAG_LATER, MacAddr, icmp, sctp, tcp, udp};
 
 use super::hex;
-
-const ETH_TYPE_IPV4: u16 = 0x0800;
-const ETH_TYPE_ARP: u16 = 0x0806;
-const ETH_TYPE_IPV6: u16 = 0x86dd;
 
 /// The text of what `mask` looks at in `key`; `port_name` names ports, those it does not know are shown as numbers.
 pub fn match_text(key: &FlowKey, mask: &Mask, port_name: impl Fn(u32) -> Option<String>) -> String {
@@ -49,13 +46,13 @@ fn match_text_as(
     }
     text.group("eth_type", hex(key.eth_type.get(), mask.eth_type.get()).into_iter().collect());
     match eth_type {
-        ETH_TYPE_ARP => text.group("arp", arp(key, mask)),
-        ETH_TYPE_IPV4 => text.group("ipv4", ip(key, mask, ipv4)),
-        ETH_TYPE_IPV6 => text.group("ipv6", ip(key, mask, ipv6)),
+        TYPE_ARP | TYPE_RARP => text.group("arp", arp(key, mask)),
+        TYPE_IPV4 => text.group("ipv4", ip(key, mask, ipv4)),
+        TYPE_IPV6 => text.group("ipv6", ip(key, mask, ipv6)),
         _ => text.group("ip", ip(key, mask, ipv6)),
     }
     transport(&mut text, key, mask);
-    if eth_type != ETH_TYPE_ARP {
+    if !matches!(eth_type, TYPE_ARP | TYPE_RARP) {
         let target = ipv6(key.nd_target, mask.nd_target);
         text.group(
             "nd",
@@ -205,11 +202,11 @@ fn frag(bits: u8) -> &'static str {
 
 fn transport(text: &mut Text, key: &FlowKey, mask: &FlowKey) {
     let (name, [src, dst]) = match key.ip_proto & mask.ip_proto {
-        1 => ("icmp", ["type", "code"]),
-        6 => ("tcp", ["src", "dst"]),
-        17 => ("udp", ["src", "dst"]),
-        58 => ("icmpv6", ["type", "code"]),
-        132 => ("sctp", ["src", "dst"]),
+        icmp::PROTOCOL_V4 => ("icmp", ["type", "code"]),
+        tcp::PROTOCOL => ("tcp", ["src", "dst"]),
+        udp::PROTOCOL => ("udp", ["src", "dst"]),
+        icmp::PROTOCOL_V6 => ("icmpv6", ["type", "code"]),
+        sctp::PROTOCOL => ("sctp", ["src", "dst"]),
         _ => ("tp", ["src", "dst"]),
     };
     let port = |port: u16, mask: u16| decimal(port, mask, 0xffff);
@@ -302,7 +299,7 @@ mod tests {
             eth_src: [0x52, 0x54, 0, 0, 0, 1],
             eth_dst: [0x52, 0x54, 0, 0, 0, 2],
             vlan: [KeyTag { tpid: U16::new(0x8100), tci: U16::new(0xa00a) }, KeyTag::default()],
-            eth_type: U16::new(ETH_TYPE_IPV4),
+            eth_type: U16::new(TYPE_IPV4),
             ip_proto: 6,
             ip_src: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 1],
             tp_dst: U16::new(80),
@@ -359,15 +356,15 @@ mod tests {
         value.ip_src[12..].copy_from_slice(&[10, 0, 0, 1]);
         mask.ip_src[12..].fill(0xff);
         let text = |eth_type| match_text_as(eth_type, &value, &Mask(mask), |_| None);
-        assert_eq!(text(ETH_TYPE_IPV4), "ipv4(src=10.0.0.1)");
-        assert_eq!(text(ETH_TYPE_ARP), "arp(sip=10.0.0.1)");
-        assert_eq!(text(ETH_TYPE_IPV6), "ipv6(src=::a00:1/::ffff:ffff)");
+        assert_eq!(text(TYPE_IPV4), "ipv4(src=10.0.0.1)");
+        assert_eq!(text(TYPE_ARP), "arp(sip=10.0.0.1)");
+        assert_eq!(text(TYPE_IPV6), "ipv6(src=::a00:1/::ffff:ffff)");
     }
 
     #[test]
     fn arp_and_neighbour_discovery_use_their_own_words() {
         let mut key =
-            FlowKey { eth_type: U16::new(ETH_TYPE_ARP), ip_proto: 1, hw_src: [2; 6], ..Default::default() };
+            FlowKey { eth_type: U16::new(TYPE_ARP), ip_proto: 1, hw_src: [2; 6], ..Default::default() };
         key.ip_dst[12..].copy_from_slice(&[10, 0, 0, 9]);
         let mut mask =
             FlowKey { eth_type: U16::MAX_VALUE, ip_proto: 0xff, hw_src: [0xff; 6], ..Default::default() };
@@ -375,7 +372,7 @@ mod tests {
         assert_eq!(text(&key, &mask), "eth_type(0x0806),arp(tip=10.0.0.9,op=1,sha=02:02:02:02:02:02)");
 
         let key = FlowKey {
-            eth_type: U16::new(ETH_TYPE_IPV6),
+            eth_type: U16::new(TYPE_IPV6),
             ip_proto: 58,
             tp_src: U16::new(135),
             nd_target: [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],

@@ -38,7 +38,7 @@ pub enum Action {
     Rewrite(u16),
     /// Hand out a copy of the packet as it is now.
     Punt(Punt),
-    /// Count the packet as dropped, for all that a mirror has a copy of it; the last action.
+    /// Count the packet as dropped, even if a mirror got a copy of it; the last action.
     Drop(DropReason),
 }
 

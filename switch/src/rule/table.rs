@@ -8,9 +8,9 @@
 //! every packet with these bits goes by this answer without being looked up. A bit too many costs speed: more megaflows,
 //! more misses. A bit too few misroutes. The argument that none is missing is the same at every place where the search
 //! branches: which way it goes follows from what the table holds, which all packets share, and from bits of the packet
-//! that are in `looked` by then. So a packet that agrees in `looked` takes the same way, and ends at the same rule. The
-//! exception proves the rule: that a trie does *not* refute a prefix is not looked at where it is asked, but then the
-//! stage whose prefix it is looks at all of it.
+//! that are in `looked` by then. So a packet that agrees in `looked` takes the same way, and ends at the same rule. At one
+//! place the bits are noted a step later: when a trie does *not* refute a prefix, nothing is noted where it is asked,
+//! since the stage that has this prefix then looks at all of it.
 //!
 //! Four things keep `looked` small: the end of the search by rank, the stages of each subtable, the rank below each stage,
 //! and one trie per prefix field for the whole table. See `subtable.rs` and `trie.rs`.
