@@ -149,7 +149,9 @@ impl Rewrite {
         // Two tags at most when it came in, or its key would have no fields above them; rules may have pushed more.
         let (eth_type, link_len) = ethernet::behind_all_tags(packet.head())?;
         match eth_type {
-            ethernet::TYPE_ARP => self.apply_to_arp(packet.head_mut().get_mut(link_len..)?),
+            ethernet::TYPE_ARP | ethernet::TYPE_RARP => {
+                self.apply_to_arp(packet.head_mut().get_mut(link_len..)?)
+            }
             ethernet::TYPE_IPV4 | ethernet::TYPE_IPV6 => {
                 let layers = Layers::locate_behind(packet.head(), packet.len(), eth_type, link_len)?;
                 self.apply_to_ip(packet, layers)

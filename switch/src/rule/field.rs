@@ -1,8 +1,8 @@
-//! The fields that rules name: where each lies in a `Fields`, how wide it is, and which packets have it.
+//! The fields that rules name: where each lies in a `Fields`, how wide it is, and what a packet needs to have it.
 //!
 //! A field is at most 128 bits wide and is read and written as one number in wire order, whatever it stands for; text
 //! gives it its notation. Several names may lie on the same bits, as `nw_src` and `arp_spa` do: which of them a packet has
-//! follows from its type, which is what a field's `Needs` say.
+//! follows from its type, as `needs.rs` has it.
 //!
 //! # Source
 //! ovs-fields(7) for names, widths and prerequisites. The `inner_vlan` fields are ours: Open vSwitch has no name for them.
@@ -12,40 +12,7 @@ use std::mem::offset_of;
 use crate::flow::fields::Fields;
 use crate::flow::key::{FlowKey, KeyTag};
 
-/// What a packet must be to have a field. A rule that matches or changes the field says so in its match.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Needs {
-    /// Every packet has it.
-    Nothing,
-    /// An outer VLAN tag.
-    Vlan,
-    /// An inner VLAN tag.
-    InnerVlan,
-    /// Ethernet type ARP.
-    Arp,
-    /// Ethernet type IPv4.
-    Ipv4,
-    /// Ethernet type IPv6.
-    Ipv6,
-    /// Ethernet type IPv4 or IPv6.
-    Ip,
-    /// TCP over IPv4 or IPv6.
-    Tcp,
-    /// UDP over IPv4 or IPv6.
-    Udp,
-    /// SCTP over IPv4 or IPv6.
-    Sctp,
-    /// ICMP over IPv4.
-    Icmp,
-    /// ICMPv6.
-    Icmpv6,
-    /// ICMPv6 neighbour solicitation or advertisement.
-    Nd,
-    /// ICMPv6 neighbour solicitation.
-    NdSolicit,
-    /// ICMPv6 neighbour advertisement.
-    NdAdvert,
-}
+use super::needs::Needs;
 
 /// How a field is written in text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +96,7 @@ macro_rules! fields {
                 }
             }
 
-            /// Which packets have it.
+            /// What a packet must be to have it.
             pub fn needs(self) -> Needs {
                 match self {
                     $(Field::$variant => Needs::$needs,)*

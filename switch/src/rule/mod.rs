@@ -5,6 +5,9 @@
 /// The fields that rules name: where they lie, how wide they are, what they need.
 pub mod field;
 
+/// Which packets have a field.
+pub mod needs;
+
 /// Which packets a rule is about.
 pub mod matching;
 

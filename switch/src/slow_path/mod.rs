@@ -27,7 +27,8 @@ use crate::megaflow::Source;
 use crate::port::PortId;
 use crate::rule::action::{OutputTo, RuleAction, Subfield};
 use crate::rule::entry::Rule;
-use crate::rule::field::{Field, Needs};
+use crate::rule::field::Field;
+use crate::rule::needs::Needs;
 use crate::rule::set::Found;
 use crate::state::SwitchState;
 

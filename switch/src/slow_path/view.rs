@@ -20,10 +20,9 @@ use crate::edit::rewrite::Rewrite;
 use crate::flow::fields::Fields;
 use crate::flow::key::{FlowKey, KeyTag, Mask, VLAN_PRESENT};
 use crate::port::PortId;
-use crate::rule::field::{Field, Needs};
-use crate::wire::FRAG_LATER;
+use crate::rule::field::Field;
+use crate::rule::needs::Needs;
 use crate::wire::vlan::{PCP, TYPE_CUSTOMER, VID, VlanId, VlanTag};
-use crate::wire::{ethernet, icmp, ndp, sctp, tcp, udp};
 
 use super::plan::Plan;
 
@@ -158,44 +157,7 @@ impl View {
 
     /// Whether the packet has what a field needs.
     pub(super) fn meets(&mut self, needs: Needs) -> bool {
-        let is_type = |view: &mut Self, wanted: u16| {
-            view.looked.key.eth_type = U16::MAX_VALUE;
-            view.fields.key.eth_type.get() == wanted
-        };
-        match needs {
-            Needs::Nothing => true,
-            Needs::Vlan => self.has_tag(0),
-            Needs::InnerVlan => self.has_tag(1),
-            Needs::Arp => is_type(self, ethernet::TYPE_ARP),
-            Needs::Ipv4 => is_type(self, ethernet::TYPE_IPV4),
-            Needs::Ipv6 => is_type(self, ethernet::TYPE_IPV6),
-            Needs::Ip => self.meets(Needs::Ipv4) || self.meets(Needs::Ipv6),
-            Needs::Tcp => self.meets(Needs::Ip) && self.carries(tcp::PROTOCOL),
-            Needs::Udp => self.meets(Needs::Ip) && self.carries(udp::PROTOCOL),
-            Needs::Sctp => self.meets(Needs::Ip) && self.carries(sctp::PROTOCOL),
-            Needs::Icmp => self.meets(Needs::Ipv4) && self.carries(icmp::PROTOCOL_V4),
-            Needs::Icmpv6 => self.meets(Needs::Ipv6) && self.carries(icmp::PROTOCOL_V6),
-            Needs::Nd => self.meets(Needs::NdSolicit) || self.meets(Needs::NdAdvert),
-            Needs::NdSolicit => self.is_neighbour_message(ndp::SOLICITATION),
-            Needs::NdAdvert => self.is_neighbour_message(ndp::ADVERTISEMENT),
-        }
-    }
-
-    /// Whether the IP packet has the header of this protocol, which later fragments lack.
-    fn carries(&mut self, protocol: u8) -> bool {
-        self.looked.key.ip_proto = u8::MAX;
-        self.looked.key.ip_frag |= FRAG_LATER;
-        self.fields.key.ip_proto == protocol && self.fields.key.ip_frag & FRAG_LATER == 0
-    }
-
-    fn is_neighbour_message(&mut self, kind: u8) -> bool {
-        let is_message = self.meets(Needs::Icmpv6);
-        if is_message {
-            self.looked.key.tp_src = U16::MAX_VALUE;
-            self.looked.key.tp_dst = U16::MAX_VALUE;
-        }
-        let FlowKey { tp_src, tp_dst, .. } = self.fields.key;
-        is_message && tp_src.get() == u16::from(kind) && tp_dst == U16::ZERO
+        needs.are_met(|field, mask| self.read(field, mask))
     }
 
     /// Overwrites the bits of a field that `mask` names. The packet has what the field needs.

@@ -11,7 +11,7 @@ use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
 use vsteer_switch::wire::vlan::VlanId;
 
-use crate::plain::{ARP, ICMP, ICMPV6, IPV4, IPV6, Plain, SCTP, TCP, Tag, UDP};
+use crate::plain::{ARP, ICMP, ICMPV6, IPV4, IPV6, Plain, RARP, SCTP, TCP, Tag, UDP};
 
 /// Ports that there are; some rules name one more.
 pub(crate) const PORTS: u16 = 6;
@@ -122,7 +122,7 @@ fn value(random: &mut Random, field: Field) -> u128 {
         Field::EthSrc | Field::EthDst | Field::ArpSha | Field::ArpTha | Field::NdSll | Field::NdTll => {
             random.pick(&MACS).into()
         }
-        Field::EthType => random.pick(&[IPV4, IPV4, IPV6, ARP, 0x88b5]).into(),
+        Field::EthType => random.pick(&[IPV4, IPV4, IPV6, ARP, RARP, 0x88b5]).into(),
         Field::VlanTci | Field::InnerVlanTci => {
             let tci = 0x1000 | random.pick(&VLANS) | random.pick(&[0, 0x6000]);
             if random.one_in(3) { 0 } else { tci.into() }
@@ -332,14 +332,14 @@ pub(crate) fn packet(random: &mut Random, rules: &[RuleSpec]) -> Plain {
     let addresses = match packet.eth_type {
         IPV4 => Some((Field::Ipv4Src, Field::Ipv4Dst)),
         IPV6 => Some((Field::Ipv6Src, Field::Ipv6Dst)),
-        ARP => Some((Field::ArpSpa, Field::ArpTpa)),
+        ARP | RARP => Some((Field::ArpSpa, Field::ArpTpa)),
         _ => None,
     };
     if let Some((src, dst)) = addresses {
         packet.write(src, value(random, src), u128::MAX);
         packet.write(dst, value(random, dst), u128::MAX);
     }
-    if packet.eth_type == ARP {
+    if matches!(packet.eth_type, ARP | RARP) {
         packet.proto = 1;
         packet.hw_src = packet.eth_src;
         packet.hw_dst = random.pick(&MACS);

@@ -9,7 +9,8 @@ use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::port::PortId;
 use vsteer_switch::rule::action::{OutputTo, RuleAction, Subfield};
 use vsteer_switch::rule::entry::RuleSpec;
-use vsteer_switch::rule::field::{Field, Needs};
+use vsteer_switch::rule::field::Field;
+use vsteer_switch::rule::needs::Needs;
 use vsteer_switch::wire::vlan::VlanId;
 
 use crate::plain::{Plain, Tag};

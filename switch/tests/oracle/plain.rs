@@ -3,10 +3,12 @@
 //! Written against the standards, not against the switch: nothing here uses its headers, keys or checksums.
 
 use vsteer_switch::port::PortId;
-use vsteer_switch::rule::field::{Field, Needs};
+use vsteer_switch::rule::field::Field;
+use vsteer_switch::rule::needs::Needs;
 
 pub(crate) const IPV4: u16 = 0x0800;
 pub(crate) const ARP: u16 = 0x0806;
+pub(crate) const RARP: u16 = 0x8035;
 pub(crate) const IPV6: u16 = 0x86dd;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
@@ -127,7 +129,7 @@ impl Plain {
             Needs::Nothing => true,
             Needs::Vlan => !self.tags.is_empty(),
             Needs::InnerVlan => self.tags.len() > 1,
-            Needs::Arp => self.eth_type == ARP,
+            Needs::Arp => matches!(self.eth_type, ARP | RARP),
             Needs::Ipv4 => self.eth_type == IPV4,
             Needs::Ipv6 => self.eth_type == IPV6,
             Needs::Ip => ip,
@@ -227,7 +229,7 @@ impl Plain {
         match self.eth_type {
             IPV4 => frame.extend(self.ipv4()),
             IPV6 => frame.extend(self.ipv6()),
-            ARP => frame.extend(self.arp()),
+            ARP | RARP => frame.extend(self.arp()),
             _ => frame.extend([0x42; 30]),
         }
         frame

@@ -336,7 +336,6 @@ fn icmp_message_of_zeros_has_the_checksum_ffff() {
 
 #[test]
 fn arp_reply_is_made_of_a_request() {
-    let frame = golden::arp();
     let reply = rewrite(|mask, value| {
         (mask.ip_proto, value.ip_proto) = (0xff, 2);
         (mask.hw_src, value.hw_src) = ([0xff; 6], [2, 0, 0, 0, 0, 2]);
@@ -346,12 +345,16 @@ fn arp_reply_is_made_of_a_request() {
         value.ip_src[12..].copy_from_slice(&[10, 0, 0, 2]);
         value.ip_dst[12..].copy_from_slice(&[10, 0, 0, 1]);
     });
-    let mut loaded = load(&frame, Offload::default(), &[500]);
-    let packet = &mut loaded.burst.packets_mut()[0];
-    assert_eq!(reply.apply(packet), Ok(()));
-    let mut wanted = frame.clone();
-    wanted[20..42].copy_from_slice(&[0, 2, 2, 0, 0, 0, 0, 2, 10, 0, 0, 2, 2, 0, 0, 0, 0, 1, 10, 0, 0, 1]);
-    assert_eq!(packet.head(), wanted);
+    let mut reverse = golden::arp();
+    reverse[12..14].copy_from_slice(&[0x80, 0x35]);
+    for frame in [golden::arp(), reverse] {
+        let mut loaded = load(&frame, Offload::default(), &[500]);
+        let packet = &mut loaded.burst.packets_mut()[0];
+        assert_eq!(reply.apply(packet), Ok(()));
+        let mut wanted = frame.clone();
+        wanted[20..42].copy_from_slice(&[0, 2, 2, 0, 0, 0, 0, 2, 10, 0, 0, 2, 2, 0, 0, 0, 0, 1, 10, 0, 0, 1]);
+        assert_eq!(packet.head(), wanted);
+    }
 }
 
 #[test]

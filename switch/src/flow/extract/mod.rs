@@ -59,7 +59,7 @@ fn extract_deep(packet: &Packet, link: Option<Link>, depth: Depth, key: &mut Flo
     let upper = match link.eth_type {
         ethernet::TYPE_IPV4 => extract_ipv4(bytes, available, key),
         ethernet::TYPE_IPV6 => extract_ipv6(bytes, available, key),
-        ethernet::TYPE_ARP => {
+        ethernet::TYPE_ARP | ethernet::TYPE_RARP => {
             extract_arp(bytes, depth, key);
             None
         }

@@ -151,6 +151,9 @@ fn arp_request() {
         ..link_key(0x0806)
     };
     assert_eq!(key(&golden::arp()), expected);
+    let mut reverse = golden::arp();
+    reverse[12..14].copy_from_slice(&[0x80, 0x35]);
+    assert_eq!(key(&reverse), FlowKey { eth_type: U16::new(0x8035), ..expected });
     let mut large_operation = golden::arp();
     large_operation[20] = 1;
     assert_eq!(key(&large_operation), FlowKey { ip_proto: 0, ..expected });

@@ -6,15 +6,17 @@
 
 use crate::port::PortId;
 use crate::rule::action::{OutputTo, RuleAction, Subfield};
-use crate::rule::field::{Field, Needs};
+use crate::rule::field::Field;
 use crate::rule::matching::Match;
+use crate::rule::needs::Needs;
 use crate::rule::set::TABLES;
 use crate::wire::vlan::is_tag;
 
 use super::PortNames;
 use super::cursor::{Form, Item, Items, Piece};
 use super::error::TextError;
-use super::names::{Known, PRESENT, port};
+use super::known::{Known, PRESENT};
+use super::names::port;
 use super::values::{number, number_as, single, value_and_mask};
 
 /// The part of the type of service that `nw_tos` stands for.
@@ -355,7 +357,7 @@ impl List<'_> {
 
     /// `mod_tp_src` and `mod_tp_dst`, of whichever protocol the packets have.
     fn mod_port(&self, item: &Item<'_>, fields: [Field; 3]) -> Result<RuleAction, TextError> {
-        let field = fields.into_iter().find(|field| self.known.has(field.needs()));
+        let field = fields.into_iter().find(|field| self.known.states(field.needs()));
         let field =
             field.ok_or_else(|| item.whole.error("tcp, udp or sctp (tcp6 ... for IPv6) in the match"))?;
         self.mod_field(field, item)

@@ -12,8 +12,8 @@ use crate::wire::vlan::TYPE_CUSTOMER;
 use super::PortNames;
 use super::cursor::{Form, Item, Piece};
 use super::error::TextError;
-use super::names::{KEYWORDS, Keyword, Known, PRESENT, is_field, unknown_word};
-use super::statement::WORDS;
+use super::known::{Known, PRESENT};
+use super::names::{KEYWORDS, Keyword, WORDS, is_field, unknown_word};
 use super::values::{number, single, value_and_mask};
 
 /// `dl_vlan` of packets without a tag.
@@ -98,7 +98,7 @@ fn read<'a>(subject: Subject, items: &[Item<'a>], names: &'a dyn PortNames) -> R
     // 3. Whether packets have them.
     let known = Known::of(&conditions.matching);
     for &(field, piece) in &conditions.named {
-        known.require(field.needs(), piece)?;
+        known.require_stated(field.needs(), piece)?;
     }
     Ok(conditions.matching)
 }

@@ -15,8 +15,11 @@ mod error;
 /// From a line to its items.
 mod cursor;
 
-/// Names of fields, protocols and ports, and what they ask of a packet.
+/// Names of fields, protocols and ports.
 mod names;
+
+/// What is known of packets at some point of a rule.
+mod known;
 
 /// Values of fields.
 mod values;

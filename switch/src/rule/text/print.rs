@@ -8,7 +8,8 @@ use crate::rule::matching::Match;
 
 use super::PortNames;
 use super::actions::DSCP;
-use super::names::{KEYWORDS, Known, PRESENT, port_text};
+use super::known::{Known, PRESENT};
+use super::names::{KEYWORDS, port_text};
 use super::values::masked_text;
 
 /// A rule as a line that [`parse_rule`](super::parse_rule) reads.
@@ -47,7 +48,7 @@ fn conditions(matching: &Match, names: &dyn PortNames) -> Vec<String> {
     let (mut parts, proto_said) = type_texts(matching, names);
     for field in (0..16).map(Field::Reg).chain(Field::NAMED.iter().copied()) {
         let (value, mask) = matching.field(field);
-        if mask == 0 || !known.has(field.needs()) {
+        if mask == 0 || !known.states(field.needs()) {
             continue;
         }
         match field {

@@ -2,14 +2,15 @@
 
 use proptest::prelude::*;
 
-use super::names::{Known, PRESENT};
+use super::known::{Known, PRESENT};
 use super::tests::Ports;
 use super::*;
 use crate::port::MAX_PORTS;
 use crate::rule::action::{OutputTo, RuleAction, Subfield};
 use crate::rule::entry::RuleSpec;
-use crate::rule::field::{Field, Needs, Notation};
+use crate::rule::field::{Field, Notation};
 use crate::rule::matching::Match;
+use crate::rule::needs::Needs;
 
 /// Marsaglia's xorshift64, as a source of rules.
 struct Random(u64);

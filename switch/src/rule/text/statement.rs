@@ -13,12 +13,8 @@ use super::actions::actions_of;
 use super::conditions::{match_of, packet_of};
 use super::cursor::{Form, Item, Items, Piece};
 use super::error::TextError;
-use super::names::{RESERVED, port};
+use super::names::{RESERVED, WORDS, port};
 use super::values::number_as;
-
-/// Words before `=` that are no field of a packet.
-pub(super) const WORDS: [&str; 7] =
-    ["table", "priority", "cookie", "idle_timeout", "hard_timeout", "out_port", "actions"];
 
 /// What ovs-ofctl prints of a rule beside what was said of it; taken back without a meaning.
 const STATISTICS: [&str; 5] = ["duration", "n_packets", "n_bytes", "idle_age", "hard_age"];

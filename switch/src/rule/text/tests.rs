@@ -150,6 +150,21 @@ fn conditions_ask_for_what_the_manuals_say() {
             ],
             "arp,arp_op=1,arp_spa=10.0.0.1,arp_tpa=10.0.0.0/24,arp_tha=00:00:00:00:00:00",
         ),
+        (
+            "rarp,arp_op=3,arp_sha=02:00:00:00:00:01,nw_dst=10.0.0.1",
+            &[
+                (EthType, 0x8035, ALL),
+                (ArpOp, 3, ALL),
+                (ArpSha, 0x0200_0000_0001, ALL),
+                (ArpTpa, 0x0a00_0001, ALL),
+            ],
+            "rarp,arp_op=3,arp_tpa=10.0.0.1,arp_sha=02:00:00:00:00:01",
+        ),
+        (
+            "tcp,nw_frag=later,tp_dst=0",
+            &[IPV4, TCP, (IpFrag, 3, 3), (TcpDst, 0, ALL)],
+            "tcp,nw_frag=later,tcp_dst=0",
+        ),
         ("metadata=5/7", &[(Metadata, 5, 7)], "metadata=0x5/0x7"),
         ("reg0=1,reg15=0x2/0x2", &[(Reg(0), 1, ALL), (Reg(15), 2, 2)], "reg0=0x1,reg15=0x2/0x2"),
         ("xreg1=0x500000006", &[(Reg(2), 5, ALL), (Reg(3), 6, ALL)], "reg2=0x5,reg3=0x6"),
@@ -409,7 +424,7 @@ fn wrong_lines_are_refused_with_place_and_advice() {
             "column 21: found \"nd_sll\", expected icmp6 and icmp_type=135 in the match",
         ),
         ("udp,icmp_type=8,actions=drop", "column 5: found \"icmp_type\", expected icmp in the match"),
-        ("arp_tpa=10.0.0.1,actions=drop", "column 1: found \"arp_tpa\", expected arp in the match"),
+        ("arp_tpa=10.0.0.1,actions=drop", "column 1: found \"arp_tpa\", expected arp or rarp in the match"),
         (
             "nw_ttl=64,actions=drop",
             "column 1: found \"nw_ttl\", expected ip, ipv6 or one of their protocols in the match",
@@ -610,6 +625,18 @@ fn wrong_lines_are_refused_with_place_and_advice() {
         (
             "ip,actions=mod_tp_dst:5",
             "column 12: found \"mod_tp_dst:5\", expected tcp, udp or sctp (tcp6 ... for IPv6) in the match",
+        ),
+        (
+            "tcp,nw_frag=later,actions=mod_tp_dst:5",
+            "column 27: found \"mod_tp_dst:5\", expected no nw_frag=later in the match, as later fragments have no such field",
+        ),
+        (
+            "icmp6,nw_frag=later,actions=set_field:1->icmpv6_type",
+            "column 42: found \"icmpv6_type\", expected no nw_frag=later in the match, as later fragments have no such field",
+        ),
+        (
+            "icmp6,icmp_type=135,icmp_code=1,actions=set_field:fd00::1->nd_target",
+            "column 60: found \"nd_target\", expected icmp_code=0, or none, in the match",
         ),
         (
             "ip,actions=set_field:5->nw_proto",

@@ -1,0 +1,163 @@
+//! What is known of the packets of a rule, from its match and then behind each of its actions.
+//!
+//! Some names stand for different fields in different packets, as `tp_dst` does. What is known decides, and the same
+//! knowledge says whether packets have a field at all.
+
+use crate::flow::fields::Fields;
+use crate::rule::field::Field;
+use crate::rule::matching::Match;
+use crate::rule::needs::{Condition, Needs};
+
+use super::cursor::Piece;
+use super::error::TextError;
+use super::names::unknown_field;
+
+/// The bit of a tag control that says that the tag is there.
+pub(super) const PRESENT: u128 = crate::flow::key::VLAN_PRESENT as u128;
+
+/// Names that stand for the first of several fields that the packets have, or else for the last.
+const BY_PACKET: [(&str, &[Field]); 7] = [
+    ("nw_src", &[Field::ArpSpa, Field::Ipv4Src]),
+    ("nw_dst", &[Field::ArpTpa, Field::Ipv4Dst]),
+    ("nw_proto", &[Field::ArpOp, Field::IpProto]),
+    ("icmp_type", &[Field::Icmpv6Type, Field::IcmpType]),
+    ("icmp_code", &[Field::Icmpv6Code, Field::IcmpCode]),
+    ("dl_vlan", &[Field::VlanVid]),
+    ("dl_vlan_pcp", &[Field::VlanPcp]),
+];
+
+/// Names that stand for one of several fields, and for none unless the packets have one of them.
+const BY_PROTOCOL: [(&str, &[Field]); 2] = [
+    ("tp_src", &[Field::TcpSrc, Field::UdpSrc, Field::SctpSrc, Field::IcmpType, Field::Icmpv6Type]),
+    ("tp_dst", &[Field::TcpDst, Field::UdpDst, Field::SctpDst, Field::IcmpCode, Field::Icmpv6Code]),
+];
+
+/// Names of fields that [`Field::from_name`] does not know, as what they mean depends on the packet.
+pub(super) const BY_MEANING: [&str; 4] = ["dl_vlan", "dl_vlan_pcp", "tp_src", "tp_dst"];
+
+/// What is known of packets at some point of a rule: bits that they all have.
+///
+/// # Invariants
+/// 1. `value` is zero wherever `mask` is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    value: Fields,
+    mask: Fields,
+}
+
+impl Known {
+    /// What a match says of the packets that it is about.
+    pub(super) fn of(matching: &Match) -> Self {
+        Self { value: *matching.value(), mask: *matching.mask() }
+    }
+
+    /// After a tag was inserted.
+    pub(super) fn push_vlan(&mut self) {
+        self.set_tag(Field::InnerVlanTci, self.states(Needs::Vlan));
+        self.set_tag(Field::VlanTci, true);
+    }
+
+    /// After the outer tag was removed.
+    pub(super) fn pop_vlan(&mut self) {
+        self.set_tag(Field::VlanTci, self.states(Needs::InnerVlan));
+        self.set_tag(Field::InnerVlanTci, false);
+    }
+
+    /// After the outer tag was changed, or inserted if there was none.
+    pub(super) fn has_vlan(&mut self) {
+        self.set_tag(Field::VlanTci, true);
+    }
+
+    /// Whether it is known that there is a tag, whose other bits are not.
+    fn set_tag(&mut self, tci: Field, is_there: bool) {
+        let bits = if is_there { PRESENT } else { 0 };
+        for fields in [&mut self.value, &mut self.mask] {
+            tci.set(fields, bits, u128::MAX);
+        }
+    }
+
+    fn is_met(&self, condition: &Condition) -> bool {
+        let (value, mask) = (condition.field.get(&self.value), condition.field.get(&self.mask));
+        let is_said = condition.is_assumed || mask & condition.mask == condition.mask;
+        is_said && condition.values.contains(&(value & condition.mask))
+    }
+
+    /// Whether all is known that a match on such a field must state.
+    pub(super) fn states(&self, needs: Needs) -> bool {
+        needs.conditions().iter().all(|condition| condition.is_assumed || self.is_met(condition))
+    }
+
+    /// Whether such packets have a field, as far as a match tells.
+    pub(super) fn has(&self, needs: Needs) -> bool {
+        needs.conditions().iter().all(|condition| self.is_met(condition))
+    }
+
+    /// Makes sure that a match on a field states all that it needs.
+    ///
+    /// # Errors
+    /// It does not; says so of `piece`.
+    pub(super) fn require_stated(&self, needs: Needs, piece: Piece<'_>) -> Result<(), TextError> {
+        if self.states(needs) { Ok(()) } else { Err(piece.error(format!("{} in the match", missing(needs)))) }
+    }
+
+    /// Makes sure that every such packet has a field, to read or change it.
+    ///
+    /// # Errors
+    /// It need not have it; says so of `piece`.
+    pub(super) fn require(&self, needs: Needs, piece: Piece<'_>) -> Result<(), TextError> {
+        if self.has(needs) {
+            return Ok(());
+        }
+        self.require_stated(needs, piece)?;
+        Err(match needs.conditions().iter().find(|condition| !self.is_met(condition)) {
+            Some(Condition { field: Field::Icmpv6Code, .. }) => {
+                piece.error("icmp_code=0, or none, in the match")
+            }
+            _ => piece.error("no nw_frag=later in the match, as later fragments have no such field"),
+        })
+    }
+
+    /// The field called `piece` in such packets.
+    ///
+    /// # Errors
+    /// There is none, or the name means nothing without a protocol.
+    pub(super) fn field(&self, piece: Piece<'_>) -> Result<Field, TextError> {
+        let name = piece.text();
+        let of_packet = |fields: &[Field]| fields.iter().copied().find(|field| self.states(field.needs()));
+        if let Some((_, fields)) = BY_PROTOCOL.iter().find(|(own, _)| *own == name) {
+            return of_packet(fields).ok_or_else(|| {
+                piece.error(if self.states(Needs::Ipv6) {
+                    "one of tcp6, udp6, sctp6 or icmp6 in the match"
+                } else {
+                    "one of tcp, udp, sctp or icmp (tcp6 ... for IPv6) in the match"
+                })
+            });
+        }
+        match BY_PACKET.iter().find(|(own, _)| *own == name) {
+            Some((_, fields)) => of_packet(fields).or(fields.last().copied()),
+            None => Field::from_name(name),
+        }
+        .ok_or_else(|| unknown_field(piece))
+    }
+}
+
+/// What to add to a match so that packets have such fields.
+fn missing(needs: Needs) -> &'static str {
+    match needs {
+        Needs::Nothing => "nothing",
+        Needs::Vlan => "dl_vlan or vlan_tci=0x1000/0x1000",
+        Needs::InnerVlan => "inner_vlan_vid or inner_vlan_tci=0x1000/0x1000",
+        Needs::Arp => "arp or rarp",
+        Needs::Ipv4 => "ip or one of its protocols (the names for IPv6 begin with ipv6_)",
+        Needs::Ipv6 => "ipv6 or one of its protocols",
+        Needs::Ip => "ip, ipv6 or one of their protocols",
+        Needs::Tcp => "tcp or tcp6",
+        Needs::Udp => "udp or udp6",
+        Needs::Sctp => "sctp or sctp6",
+        Needs::Icmp => "icmp",
+        Needs::Icmpv6 => "icmp6",
+        Needs::Nd => "icmp6 and icmp_type=135 or icmp_type=136",
+        Needs::NdSolicit => "icmp6 and icmp_type=135",
+        Needs::NdAdvert => "icmp6 and icmp_type=136",
+    }
+}
