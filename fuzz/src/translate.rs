@@ -28,6 +28,7 @@ use vsteer_switch::rule::edit::Edit;
 use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
+use vsteer_switch::rule::port::RulePort;
 use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::slow_path::{Translation, translate};
 use vsteer_switch::state::SwitchState;
@@ -183,6 +184,11 @@ fn port(number: u8) -> PortId {
     PortId::new(number.into()).expect("a small number")
 }
 
+/// A port as rules number it: there, not there, or `LOCAL`.
+fn rule_port(number: u8) -> RulePort {
+    if number == 7 { RulePort::LOCAL } else { port(number).into() }
+}
+
 fn config(choice: u8) -> SwitchConfig {
     let modes = [VlanMode::Access(VlanId::new(10).expect("a VLAN")), VlanMode::default()];
     // Nothing is learned: the second packet must meet what the first did.
@@ -197,7 +203,7 @@ fn config(choice: u8) -> SwitchConfig {
         vlans: Box::default(),
         output: port(5),
     };
-    let config = SwitchConfig::new(1, ports).with_local(Some(port(4)));
+    let config = SwitchConfig::new(1, ports).with_local((choice & 0x40 == 0).then(|| port(4)));
     if choice & 0x80 != 0 { config.with_mirrors([mirror]) } else { config }
 }
 
@@ -252,10 +258,10 @@ fn rule(bytes: &[u8]) -> RuleSpec {
 fn action([kind, a, b]: [u8; 3], table: u8) -> RuleAction {
     let subfield = |choice, bits| Subfield { field: writable(choice), offset: 0, bits };
     match kind % 18 {
-        0 | 1 => RuleAction::Output(OutputTo::Port(port(a % 7))),
-        2 => RuleAction::Output(OutputTo::Normal),
-        3 => RuleAction::Output(OutputTo::All),
-        4 => RuleAction::Output(OutputTo::InPort),
+        0 | 1 => RuleAction::Output(OutputTo::Port(rule_port(a % 8))),
+        2 => RuleAction::Output(OutputTo::Port(RulePort::NORMAL)),
+        3 => RuleAction::Output(OutputTo::Port(RulePort::ALL)),
+        4 => RuleAction::Output(OutputTo::Port(RulePort::IN_PORT)),
         5 => {
             RuleAction::Output(OutputTo::Subfield(Subfield { field: Field::Reg(a % 4), offset: 0, bits: 16 }))
         }
@@ -271,7 +277,7 @@ fn action([kind, a, b]: [u8; 3], table: u8) -> RuleAction {
             RuleAction::Move { from: subfield(a, width), to: subfield(b, width) }
         }
         15 => RuleAction::DecTtl,
-        16 => RuleAction::Resubmit { in_port: (a & 1 == 1).then(|| port(a % 6)), table: Some(b % 4) },
+        16 => RuleAction::Resubmit { in_port: (a & 1 == 1).then(|| rule_port(a % 8)), table: Some(b % 4) },
         _ if b & 1 == 1 => RuleAction::GotoTable(table + 1 + a % 2),
         _ => RuleAction::WriteActions([action([a % 16, b, a], table), action([b % 16, a, b], table)].into()),
     }

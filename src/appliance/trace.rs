@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use vsteer_switch::action::{Action, Verdict};
 use vsteer_switch::drop_reason::DropReason;
-use vsteer_switch::flow::fields::Fields;
+use vsteer_switch::flow::fields::{FROM_LOCAL, Fields};
 use vsteer_switch::packet::MAX_FRAME_BYTES;
 use vsteer_switch::port::PortId;
 use vsteer_switch::rule::action::RuleAction;
 use vsteer_switch::rule::entry::Rule;
 use vsteer_switch::rule::field::Field;
+use vsteer_switch::rule::port::RulePort;
 use vsteer_switch::rule::text::{self, UNNAMED_SOURCE, parse_packet};
 use vsteer_switch::slow_path::trace::{Note, Observer};
 use vsteer_switch::slow_path::{Translation, translate};
@@ -36,7 +37,8 @@ impl Appliance {
         let topology = self.fabric.topology.load();
         let fields = match query {
             TraceQuery::Flow(text) => {
-                parse_packet(text, &*topology.numbers).map_err(|error| text_error(None, &error))?
+                let packet = parse_packet(text, &*topology.numbers);
+                from_a_port(packet.map_err(|error| text_error(None, &error))?, &topology)?
             }
             TraceQuery::Packet { in_port, data } => {
                 let port = self.ports.lock().find(in_port)?;
@@ -70,6 +72,19 @@ impl Appliance {
             remarks: remarks(fields, &translation, topology),
         }
     }
+}
+
+/// The packet, with the number of the local port in place of the word that it came from there.
+fn from_a_port(mut fields: Fields, topology: &Topology) -> Result<Fields, OperationError> {
+    if fields.key.in_port & FROM_LOCAL != 0 {
+        let local = topology.switch.local().ok_or_else(|| {
+            OperationError::invalid(
+                "no port is the local one: say in_port=PORT, or give a port local=on".to_owned(),
+            )
+        })?;
+        fields.key.in_port = local.number().into();
+    }
+    Ok(fields)
 }
 
 fn dropped(verdict: &Verdict) -> Option<DropReason> {
@@ -172,7 +187,11 @@ impl Observer for Recorder<'_> {
     fn note(&mut self, depth: usize, note: Note<'_>) {
         let text = match note {
             Note::FieldMissing(field) => format!("the packet has no {}: nothing done", field_name(field)),
-            Note::NoSuchPort(port) => format!("there is no port {}: nothing sent", self.port(port)),
+            Note::NoSuchPort(RulePort::LOCAL) => "no port is the local one: nothing sent".to_owned(),
+            Note::NoSuchPort(port) => {
+                let name = port.port().map_or_else(|| port.number().to_string(), |port| self.port(port));
+                format!("there is no port {name}: nothing sent")
+            }
             Note::BackToIngress(port) => {
                 format!(
                     "{} is where the packet came from: nothing sent (say in_port to send it back)",

@@ -22,6 +22,7 @@ use vsteer_switch::rule::edit::Edit;
 use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
+use vsteer_switch::rule::port::RulePort;
 use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::slow_path::{self};
 use vsteer_switch::state::SwitchState;
@@ -55,7 +56,7 @@ impl Switch {
             matching.require(Field::TcpDst, 20_000 + n, 0xffff);
             rule(100, matching, &[])
         });
-        let normal = rule(0, Match::ANY, &[RuleAction::Output(OutputTo::Normal)]);
+        let normal = rule(0, Match::ANY, &[RuleAction::Output(OutputTo::Port(RulePort::NORMAL))]);
         let edit = Edit::Replace(drops.chain([normal]).collect());
         let rules = RuleSet::learning_switch(0).edit(&[edit], 0).map(|edited| edited.set);
         Self { config, fdb: Fdb::new(8), rules: rules.unwrap_or_else(|_| RuleSet::learning_switch(0)) }

@@ -19,6 +19,7 @@ use vsteer_switch::rule::edit::Edit;
 use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
+use vsteer_switch::rule::port::RulePort;
 use vsteer_switch::rule::set::RuleSet;
 
 const FLOWS: usize = 65_536;
@@ -90,7 +91,7 @@ fn spec(priority: u16, ethertype: u128, proto: u128, conditions: &[(Field, u128,
         idle_timeout_s: 0,
         hard_timeout_s: 0,
         matching,
-        actions: Box::new([RuleAction::Output(OutputTo::Normal)]),
+        actions: Box::new([RuleAction::Output(OutputTo::Port(RulePort::NORMAL))]),
     }
 }
 

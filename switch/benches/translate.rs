@@ -21,6 +21,7 @@ use vsteer_switch::rule::edit::Edit;
 use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
+use vsteer_switch::rule::port::RulePort;
 use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::slow_path::translate;
 use vsteer_switch::state::SwitchState;
@@ -56,7 +57,7 @@ fn port(number: u16) -> PortId {
 }
 
 fn to(number: u16) -> RuleAction {
-    RuleAction::Output(OutputTo::Port(port(number)))
+    RuleAction::Output(OutputTo::Port(port(number).into()))
 }
 
 fn set(field: Field, value: u128) -> RuleAction {
@@ -102,7 +103,7 @@ fn many() -> Vec<RuleSpec> {
 
 /// Rules, by what they make a translation do.
 fn kinds() -> Vec<(&'static str, Vec<RuleSpec>)> {
-    let normal = || vec![RuleAction::Output(OutputTo::Normal)];
+    let normal = || vec![RuleAction::Output(OutputTo::Port(RulePort::NORMAL))];
     let route = vec![
         set(Field::EthSrc, 0x0200_0000_0101),
         set(Field::EthDst, 0x0200_0000_0102),
@@ -171,7 +172,7 @@ fn translation(c: &mut Criterion) {
             });
         });
     }
-    let rules = rules(vec![spec(0, 1, &[], vec![RuleAction::Output(OutputTo::Normal)])]);
+    let rules = rules(vec![spec(0, 1, &[], vec![RuleAction::Output(OutputTo::Port(RulePort::NORMAL))])]);
     let state = SwitchState { config: &config, fdb: &fdb, rules: &rules };
     let tag = KeyTag { tpid: 0x8100.into(), tci: (VLAN_PRESENT | 10).into() };
     let flooded = FlowKey { eth_dst: [0xff; 6], vlan: [tag, KeyTag::default()], ..key(1) };

@@ -31,6 +31,7 @@ use vsteer_switch::rule::edit::Edit;
 use vsteer_switch::rule::entry::{Rule, RuleSpec};
 use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
+use vsteer_switch::rule::port::RulePort;
 use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::slow_path::{self};
 
@@ -83,7 +84,7 @@ fn spec(table: u8, number: u16) -> RuleSpec {
         1 => matching.require(Field::EthDst, bits & 3, 3),
         _ => matching.require(Field::EthType, 0x8000 + (bits & 1), 0xffff),
     }
-    let normal = RuleAction::Output(OutputTo::Normal);
+    let normal = RuleAction::Output(OutputTo::Port(RulePort::NORMAL));
     let lookup = RuleAction::Resubmit { in_port: None, table: Some(1) };
     let actions: Box<[RuleAction]> = match (table, number % 4) {
         (0, 0 | 1) => [lookup, normal].into(),
@@ -196,7 +197,7 @@ impl Bed {
             Step::Send(in_port, packets) => self.send(*in_port, packets),
             Step::Toggle(table, number) => self.toggle(*table, *number),
             Step::Replace(numbers) => {
-                let normal = RuleAction::Output(OutputTo::Normal);
+                let normal = RuleAction::Output(OutputTo::Port(RulePort::NORMAL));
                 let default = RuleSpec { matching: Match::ANY, actions: [normal].into(), ..spec(0, 0) };
                 let rules = numbers.iter().map(|&number| spec((number & 1) as u8, number + 1));
                 self.edit(Edit::Replace(rules.chain([default]).collect()));

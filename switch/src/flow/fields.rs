@@ -14,6 +14,10 @@ use super::key::FlowKey;
 /// Number of 32-bit registers.
 pub const REGISTERS: usize = 16;
 
+/// The bit of the ingress port that says that it is the local one. No key has it: which port is local the rules' view of a
+/// packet knows, and it may change.
+pub const FROM_LOCAL: u32 = 1 << 16;
+
 /// A packet as the rule tables see it, or a mask over one.
 ///
 /// Layout: [`WORDS`](Self::WORDS) 64-bit words without padding, those of the key first. Registers lie in wire order, so
@@ -21,7 +25,7 @@ pub const REGISTERS: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(8))]
 pub struct Fields {
-    /// The packet's key.
+    /// The packet's key, with [`FROM_LOCAL`] in its ingress port if that is the local one.
     pub key: FlowKey,
     /// OpenFlow metadata.
     pub metadata: U64,

@@ -434,7 +434,7 @@ fn only(actions: Vec<RuleAction>) -> RuleSet {
 }
 
 fn to(number: u16) -> RuleAction {
-    RuleAction::Output(OutputTo::Port(port(number)))
+    RuleAction::Output(OutputTo::Port(port(number).into()))
 }
 
 #[test]

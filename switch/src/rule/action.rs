@@ -6,6 +6,7 @@
 use crate::port::PortId;
 
 use super::field::Field;
+use super::port::RulePort;
 
 /// A run of bits within a field: `bits` of them from bit `offset` up, lowest bit 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,18 +22,8 @@ pub struct Subfield {
 /// Where an output goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputTo {
-    /// This port, unless the packet came from it.
-    Port(PortId),
-    /// The port the packet came from.
-    InPort,
-    /// Whichever port the learning switch names.
-    Normal,
-    /// Every port but the ingress port, whatever its VLANs.
-    All,
-    /// Every port but the ingress port.
-    Flood,
-    /// The port of the host itself.
-    Local,
+    /// This port, unless the packet came from it, or what its number stands for.
+    Port(RulePort),
     /// The port whose number is in these bits.
     Subfield(Subfield),
 }
@@ -78,7 +69,7 @@ pub enum RuleAction {
     /// Look the packet up again, and go on with the next step of this rule afterwards.
     Resubmit {
         /// As if it had come from this port.
-        in_port: Option<PortId>,
+        in_port: Option<RulePort>,
         /// In this table; else in the present one.
         table: Option<u8>,
     },
@@ -101,8 +92,8 @@ impl RuleAction {
     /// Whether the step names this port, as a place to send to or to have come from.
     pub fn names_port(&self, port: PortId) -> bool {
         match self {
-            RuleAction::Output(to) => *to == OutputTo::Port(port),
-            RuleAction::Resubmit { in_port, .. } => *in_port == Some(port),
+            RuleAction::Output(to) => *to == OutputTo::Port(port.into()),
+            RuleAction::Resubmit { in_port, .. } => *in_port == Some(port.into()),
             RuleAction::SetField { field, value, .. } => {
                 *field == Field::InPort && *value == u128::from(port.number())
             }

@@ -9,7 +9,7 @@
 
 use std::mem::offset_of;
 
-use crate::flow::fields::Fields;
+use crate::flow::fields::{FROM_LOCAL, Fields};
 use crate::flow::key::{FlowKey, KeyTag};
 
 use super::needs::Needs;
@@ -57,6 +57,8 @@ macro_rules! fields {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Field {
             $($(#[$doc])* $variant,)*
+            /// Whether the packet came from the local port, 1 bit; text has it as `in_port=LOCAL`.
+            FromLocal,
             /// One of the 32-bit registers, `0..16`.
             Reg(u8),
             /// Two neighbouring registers as one of 64 bits, `0..8`.
@@ -66,7 +68,7 @@ macro_rules! fields {
         }
 
         impl Field {
-            /// Every field but the registers.
+            /// Every field that has a name of its own, other than registers.
             pub const NAMED: &'static [Field] = &[$(Field::$variant,)*];
 
             /// The field called `name`, by its own name or another one that users know.
@@ -81,6 +83,7 @@ macro_rules! fields {
             fn stem(self) -> &'static str {
                 match self {
                     $(Field::$variant => $name,)*
+                    Field::FromLocal => "in_port",
                     Field::Reg(_) => "reg",
                     Field::Xreg(_) => "xreg",
                     Field::Xxreg(_) => "xxreg",
@@ -90,6 +93,7 @@ macro_rules! fields {
             fn place(self) -> Place {
                 match self {
                     $(Field::$variant => Place { byte: $byte, shift: $shift, bits: $bits },)*
+                    Field::FromLocal => Place { byte: IN_PORT, shift: 0, bits: 1 },
                     Field::Reg(n) => register_place(n, 32),
                     Field::Xreg(n) => register_place(n, 64),
                     Field::Xxreg(n) => register_place(n, 128),
@@ -100,7 +104,7 @@ macro_rules! fields {
             pub fn needs(self) -> Needs {
                 match self {
                     $(Field::$variant => Needs::$needs,)*
-                    Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => Needs::Nothing,
+                    Field::FromLocal | Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => Needs::Nothing,
                 }
             }
 
@@ -108,7 +112,7 @@ macro_rules! fields {
             pub fn notation(self) -> Notation {
                 match self {
                     $(Field::$variant => Notation::$notation,)*
-                    Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => Notation::Hex,
+                    Field::FromLocal | Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => Notation::Hex,
                 }
             }
 
@@ -116,6 +120,7 @@ macro_rules! fields {
             pub fn is_writable(self) -> bool {
                 match self {
                     $(Field::$variant => $writable,)*
+                    Field::FromLocal => false,
                     Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => true,
                 }
             }
@@ -123,6 +128,7 @@ macro_rules! fields {
     };
 }
 
+const IN_PORT: usize = offset_of!(FlowKey, in_port);
 const VLAN: usize = offset_of!(FlowKey, vlan);
 const TCI: usize = VLAN + offset_of!(KeyTag, tci);
 const INNER_TCI: usize = TCI + size_of::<KeyTag>();
@@ -135,8 +141,8 @@ const HW_DST: usize = offset_of!(FlowKey, hw_dst);
 const TOS: usize = offset_of!(FlowKey, ip_tos);
 
 fields! {
-    /// Ingress port.
-    InPort = "in_port" | "NXM_OF_IN_PORT" | "OXM_OF_IN_PORT" at (offset_of!(FlowKey, in_port), 0, 32) needs Nothing, Port, true;
+    /// Number of the ingress port.
+    InPort = "in_port" | "NXM_OF_IN_PORT" | "OXM_OF_IN_PORT" at (IN_PORT, 0, 16) needs Nothing, Port, true;
     /// Ethernet source.
     EthSrc = "eth_src" | "dl_src" | "NXM_OF_ETH_SRC" | "OXM_OF_ETH_SRC" at (offset_of!(FlowKey, eth_src), 0, 48) needs Nothing, Mac, true;
     /// Ethernet destination.
@@ -259,11 +265,19 @@ impl Field {
         u128::MAX >> (128 - u32::from(self.bits()))
     }
 
+    /// Lowest bit of a part of the ingress port, which never was on a wire and lies in the order of the processor.
+    fn ingress_shift(self) -> Option<u32> {
+        match self {
+            Field::InPort => Some(0),
+            Field::FromLocal => Some(FROM_LOCAL.trailing_zeros()),
+            _ => None,
+        }
+    }
+
     /// The field's value, or its mask if `fields` is one.
     pub fn get(self, fields: &Fields) -> u128 {
-        if self == Field::InPort {
-            // The one field that never was on a wire: it lies in the order of the processor.
-            return u128::from(fields.key.in_port);
+        if let Some(shift) = self.ingress_shift() {
+            return u128::from(fields.key.in_port >> shift) & self.full_mask();
         }
         let place = self.place();
         let bytes = &zerocopy::IntoBytes::as_bytes(fields)[place.byte..place.byte + place.bytes()];
@@ -278,8 +292,9 @@ impl Field {
     )]
     pub fn set(self, fields: &mut Fields, value: u128, mask: u128) {
         let mask = mask & self.full_mask();
-        if self == Field::InPort {
-            fields.key.in_port = fields.key.in_port & !(mask as u32) | (value & mask) as u32;
+        if let Some(shift) = self.ingress_shift() {
+            let (value, mask) = ((value & mask) as u32, mask as u32);
+            fields.key.in_port = fields.key.in_port & !(mask << shift) | value << shift;
             return;
         }
         let place = self.place();

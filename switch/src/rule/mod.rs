@@ -8,6 +8,9 @@ pub mod field;
 /// Which packets have a field.
 pub mod needs;
 
+/// Ports as rules number them.
+pub mod port;
+
 /// Which packets a rule is about.
 pub mod matching;
 

@@ -1,10 +1,9 @@
 //! Which rules a change or a listing is about.
 
-use crate::port::PortId;
-
 use super::action::{OutputTo, RuleAction};
 use super::entry::RuleSpec;
 use super::matching::Match;
+use super::port::RulePort;
 
 /// The priority of a rule whose text gives none, and of a strict selector without one.
 pub const DEFAULT_PRIORITY: u16 = 0x8000;
@@ -21,7 +20,7 @@ pub struct Selector {
     /// The match: the rule's own if the selection is strict, else one that the rule's lies within.
     pub matching: Match,
     /// With an output to this port among its actions.
-    pub out_port: Option<PortId>,
+    pub out_port: Option<RulePort>,
 }
 
 impl Selector {
@@ -49,12 +48,12 @@ impl Selector {
 }
 
 /// Whether an output to `port` is among the actions, those of the action set included.
-fn outputs_to(actions: &[RuleAction], port: PortId) -> bool {
+fn outputs_to(actions: &[RuleAction], port: RulePort) -> bool {
     actions.iter().any(|action| match action {
         RuleAction::Output(to) => *to == OutputTo::Port(port),
         RuleAction::WriteActions(set) => outputs_to(set, port),
-        RuleAction::Controller { .. }
-        | RuleAction::PushVlan(_)
+        RuleAction::Controller { .. } => port == RulePort::CONTROLLER,
+        RuleAction::PushVlan(_)
         | RuleAction::PopVlan
         | RuleAction::ModVlanVid(_)
         | RuleAction::ModVlanPcp(_)
@@ -77,7 +76,7 @@ mod tests {
         let mut matching = Match::ANY;
         matching.require(Field::EthType, 0x800, u128::MAX);
         matching.require(Field::Ipv4Dst, 0x0a00_0001, u128::MAX);
-        let output = RuleAction::Output(OutputTo::Port(PortId::new(3).unwrap()));
+        let output = RuleAction::Output(OutputTo::Port(RulePort::new(3).unwrap()));
         RuleSpec {
             table: 2,
             priority: 7,
@@ -95,7 +94,7 @@ mod tests {
         let mut wide = Match::ANY;
         wide.require(Field::EthType, 0x800, u128::MAX);
         let all = Selector::default;
-        let port = |number| PortId::new(number);
+        let port = RulePort::new;
         let cases = [
             (all(), true),
             (Selector { table: Some(2), ..all() }, true),

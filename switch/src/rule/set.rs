@@ -16,6 +16,7 @@ use crate::flow::fields::Fields;
 use super::action::{OutputTo, RuleAction};
 use super::entry::{Expiry, Rule, RuleSpec};
 use super::matching::Match;
+use super::port::RulePort;
 use super::selector::Selector;
 use super::table::Table;
 
@@ -262,7 +263,7 @@ impl RuleSet {
             idle_timeout_s: 0,
             hard_timeout_s: 0,
             matching: Match::ANY,
-            actions: Box::new([RuleAction::Output(OutputTo::Normal)]),
+            actions: Box::new([RuleAction::Output(OutputTo::Port(RulePort::NORMAL))]),
         };
         let rule = self.make_rule(normal, now_ms);
         self.put(rule);

@@ -29,6 +29,7 @@ use crate::rule::action::{OutputTo, RuleAction, Subfield};
 use crate::rule::entry::Rule;
 use crate::rule::field::Field;
 use crate::rule::needs::Needs;
+use crate::rule::port::RulePort;
 use crate::rule::set::Found;
 use crate::state::SwitchState;
 
@@ -91,7 +92,7 @@ impl PartialEq for Translation {
 pub fn translate(key: &FlowKey, state: &SwitchState<'_>, observer: &mut impl Observer) -> Translation {
     let mut translator = Translator {
         state: *state,
-        view: View::new(key),
+        view: View::new(key, state.config.local()),
         plan: Plan::default(),
         rules: Vec::with_capacity(4),
         learn: None,
@@ -196,13 +197,14 @@ impl<'a, O: Observer> Translator<'a, O> {
 
     /// Looks the packet up, as if it came from `in_port` if there is one, and lets the rule found have its turn. False if
     /// there is none.
-    fn look_up(&mut self, table: u8, in_port: Option<PortId>, deepens: bool) -> bool {
+    fn look_up(&mut self, table: u8, in_port: Option<RulePort>, deepens: bool) -> bool {
         let depth = self.waiting.len();
         let rules = self.state.rules;
+        let in_port = in_port.map(|port| self.view.ingress(port));
         let (fields, looked) = self.view.fields_to_look_up();
         let own_port = fields.key.in_port;
         // The ingress port is in every mask, so it does not matter that this one is looked at in its stead.
-        fields.key.in_port = in_port.map_or(own_port, |port| u32::from(port.number()));
+        fields.key.in_port = in_port.unwrap_or(own_port);
         self.observer.table(depth, table, fields);
         let found = rules.lookup(table, fields, looked);
         fields.key.in_port = own_port;
@@ -218,7 +220,7 @@ impl<'a, O: Observer> Translator<'a, O> {
     }
 
     /// Goes on in another table, or again in the same.
-    fn resubmit(&mut self, from: u8, table: u8, in_port: Option<PortId>) -> Result<bool, DropReason> {
+    fn resubmit(&mut self, from: u8, table: u8, in_port: Option<RulePort>) -> Result<bool, DropReason> {
         if self.depth >= MAX_DEPTH {
             return Err(DropReason::ResubmitTooDeep);
         }
@@ -232,7 +234,7 @@ impl<'a, O: Observer> Translator<'a, O> {
     fn step(&mut self, action: &'a RuleAction, table: u8) -> Result<(), DropReason> {
         self.observer.action(self.waiting.len(), action);
         match action {
-            RuleAction::Output(to) => self.output(*to),
+            RuleAction::Output(to) => self.output(*to, table)?,
             RuleAction::Controller { max_len, id } => self.punt(Punt { max_len: *max_len, id: *id }),
             RuleAction::PushVlan(tpid) => self.view.push_tag(*tpid),
             RuleAction::PopVlan => {
@@ -305,40 +307,52 @@ impl<'a, O: Observer> Translator<'a, O> {
         self.note(Note::Dropped(reason));
     }
 
-    fn output(&mut self, to: OutputTo) {
-        match to {
-            OutputTo::Port(port) => self.output_to_other(port),
-            OutputTo::InPort => match self.view.in_port() {
+    /// Sends the packet as it is now, in a step of a rule of this table.
+    fn output(&mut self, to: OutputTo, table: u8) -> Result<(), DropReason> {
+        let number = match to {
+            OutputTo::Port(port) => Some(port),
+            OutputTo::Subfield(from) => {
+                u16::try_from(self.read(from)).ok().and_then(|number| RulePort::new(number.into()))
+            }
+        };
+        match number {
+            Some(RulePort::IN_PORT) => match self.view.in_port() {
                 Some(port) => self.output_to(port),
                 None => self.held_back(DropReason::NoEgress),
             },
-            OutputTo::Normal => self.normal(),
-            OutputTo::All | OutputTo::Flood => {
-                self.held_back_unless_sent(|this| {
-                    let in_port = this.view.in_port();
-                    for &port in this.state.config.ports() {
-                        if Some(port) != in_port {
-                            this.output_to(port);
-                        }
-                    }
-                });
+            Some(RulePort::TABLE) => {
+                self.resubmit(table, 0, None)?;
             }
-            OutputTo::Local => match self.state.config.local() {
+            Some(RulePort::NORMAL) => self.normal(),
+            Some(RulePort::ALL | RulePort::FLOOD) => self.output_to_all(),
+            Some(RulePort::CONTROLLER) => self.punt(Punt { max_len: u16::MAX, id: 0 }),
+            Some(RulePort::LOCAL) => match self.state.config.local() {
                 Some(port) => self.output_to_other(port),
-                None => self.held_back(DropReason::NoEgress),
+                None => self.no_such_port(RulePort::LOCAL),
             },
-            OutputTo::Subfield(from) => {
-                let number = self.read(from);
-                match reserved_port(number) {
-                    Some(to) => self.output(to),
-                    None if number == OFPP_CONTROLLER => self.punt(Punt { max_len: u16::MAX, id: 0 }),
-                    None => match u16::try_from(number).ok().and_then(PortId::new) {
-                        Some(port) => self.output_to_other(port),
-                        None => self.held_back(DropReason::NoEgress),
-                    },
+            None | Some(RulePort::NONE | RulePort::UNSET) => self.held_back(DropReason::NoEgress),
+            Some(port) => match port.port() {
+                Some(port) => self.output_to_other(port),
+                None => self.no_such_port(port),
+            },
+        }
+        Ok(())
+    }
+
+    fn output_to_all(&mut self) {
+        self.held_back_unless_sent(|this| {
+            let in_port = this.view.in_port();
+            for &port in this.state.config.ports() {
+                if Some(port) != in_port {
+                    this.output_to(port);
                 }
             }
-        }
+        });
+    }
+
+    fn no_such_port(&mut self, port: RulePort) {
+        self.note(Note::NoSuchPort(port));
+        self.plan.held_back(DropReason::NoEgress);
     }
 
     /// Does `outputs`, which may send to no port at all.
@@ -363,9 +377,7 @@ impl<'a, O: Observer> Translator<'a, O> {
     /// Sends the packet as it is now to a port.
     fn output_to(&mut self, port: PortId) {
         if self.state.config.port(port).is_none() {
-            self.note(Note::NoSuchPort(port));
-            self.plan.held_back(DropReason::NoEgress);
-            return;
+            return self.no_such_port(port.into());
         }
         self.commit();
         self.deliver(Action::Output(port));
@@ -399,19 +411,4 @@ impl<'a, O: Observer> Translator<'a, O> {
 /// That many ones.
 fn ones(bits: u8) -> u128 {
     if bits == 0 { 0 } else { u128::MAX >> (128 - u32::from(bits)) }
-}
-
-/// OpenFlow's number for a punt.
-const OFPP_CONTROLLER: u128 = 0xfffd;
-
-/// What an output to one of OpenFlow's reserved port numbers means.
-fn reserved_port(number: u128) -> Option<OutputTo> {
-    match number {
-        0xfff8 => Some(OutputTo::InPort),
-        0xfffa => Some(OutputTo::Normal),
-        0xfffb => Some(OutputTo::Flood),
-        0xfffc => Some(OutputTo::All),
-        0xfffe => Some(OutputTo::Local),
-        _ => None,
-    }
 }

@@ -17,6 +17,7 @@ use crate::flow::key::KeyTag;
 use crate::rule::edit::Edit;
 use crate::rule::entry::RuleSpec;
 use crate::rule::matching::Match;
+use crate::rule::port::RulePort;
 use crate::wire::MacAddr;
 use crate::wire::vlan::{TYPE_CUSTOMER, VlanId, VlanTag};
 
@@ -256,7 +257,7 @@ fn resubmit(table: u8) -> RuleAction {
 }
 
 fn to(number: u16) -> RuleAction {
-    RuleAction::Output(OutputTo::Port(port(number)))
+    RuleAction::Output(OutputTo::Port(port(number).into()))
 }
 
 #[test]
@@ -305,7 +306,7 @@ fn what_was_written_is_not_looked_at_and_what_no_output_needs_is_not_done() {
     let mac = set(Field::EthDst, 0x0200_0000_0009);
     let unneeded = by_tables(vec![vec![to(1), mac.clone()]], vec![]);
     assert_eq!(unneeded.verdict, forward_by(&[Action::Output(port(1))]));
-    let routed = by_tables(vec![vec![mac, RuleAction::Output(OutputTo::Normal)]], vec![]);
+    let routed = by_tables(vec![vec![mac, RuleAction::Output(OutputTo::Port(RulePort::NORMAL))]], vec![]);
     assert_eq!(routed.mask.0.eth_dst, [0; 6], "the destination was written before it was read");
     assert_eq!(routed.mask.0.eth_src, [0xff; 6]);
     let Verdict::Forward(actions) = routed.verdict else { panic!("it was flooded") };

@@ -12,6 +12,7 @@ use crate::port::PortId;
 use crate::rule::action::RuleAction;
 use crate::rule::entry::Rule;
 use crate::rule::field::Field;
+use crate::rule::port::RulePort;
 use crate::wire::vlan::VlanId;
 
 /// Something that a translation found and that no action or rule shows.
@@ -20,7 +21,7 @@ pub enum Note<'a> {
     /// The packet lacks the field, so the step does nothing.
     FieldMissing(Field),
     /// There is no such port.
-    NoSuchPort(PortId),
+    NoSuchPort(RulePort),
     /// The packet came from the port, and the rule does not say `in_port`.
     BackToIngress(PortId),
     /// The learning switch put the packet into this VLAN.

@@ -17,11 +17,12 @@ use zerocopy::byteorder::big_endian::U16;
 
 use crate::action::Action;
 use crate::edit::rewrite::Rewrite;
-use crate::flow::fields::Fields;
+use crate::flow::fields::{FROM_LOCAL, Fields};
 use crate::flow::key::{FlowKey, KeyTag, Mask, VLAN_PRESENT};
 use crate::port::PortId;
 use crate::rule::field::Field;
 use crate::rule::needs::Needs;
+use crate::rule::port::RulePort;
 use crate::wire::vlan::{PCP, TYPE_CUSTOMER, VID, VlanId, VlanTag};
 
 use super::plan::Plan;
@@ -78,18 +79,26 @@ pub(super) struct View {
     /// Tags that the datapath has yet to pop.
     popped: u32,
     is_due: bool,
+    /// The port that rules call `LOCAL`.
+    local: Option<PortId>,
 }
 
 impl View {
-    /// The packet with this key, of which only the ingress port was looked at: megaflows belong to a port.
-    pub(super) fn new(key: &FlowKey) -> Self {
+    /// The packet with this key, of which only the ingress port was looked at: megaflows belong to a port. `local` is the
+    /// port that rules call `LOCAL`.
+    pub(super) fn new(key: &FlowKey, local: Option<PortId>) -> Self {
         let mut known = Fields::NONE;
         known.metadata = u64::MAX.into();
         known.registers = [u32::MAX.into(); crate::flow::fields::REGISTERS];
         let mut mask = Mask::default();
         mask.0.in_port = u32::MAX;
+        let mut fields = Fields::of_packet(*key);
+        // A number that no port has must not read as one with the bit of the local port.
+        let in_port = u32::from(u16::try_from(key.in_port).unwrap_or(RulePort::NONE.number()));
+        let is_local = local.is_some_and(|local| u32::from(local.number()) == in_port);
+        fields.key.in_port = if is_local { in_port | FROM_LOCAL } else { in_port };
         Self {
-            fields: Fields::of_packet(*key),
+            fields,
             known,
             looked: Fields::NONE,
             mask,
@@ -98,6 +107,7 @@ impl View {
             buried: Vec::new(),
             popped: 0,
             is_due: false,
+            local,
         }
     }
 
@@ -114,7 +124,18 @@ impl View {
 
     /// The ingress port, if it is one: rules may write any number.
     pub(super) fn in_port(&self) -> Option<PortId> {
-        u16::try_from(self.fields.key.in_port).ok().and_then(PortId::new)
+        u16::try_from(self.fields.key.in_port & !FROM_LOCAL).ok().and_then(PortId::new)
+    }
+
+    /// The ingress port of a packet that came from `port`.
+    pub(super) fn ingress(&self, port: RulePort) -> u32 {
+        match self.local {
+            Some(local) if port == RulePort::LOCAL || port == local.into() => {
+                u32::from(local.number()) | FROM_LOCAL
+            }
+            None if port == RulePort::LOCAL => u32::from(port.number()) | FROM_LOCAL,
+            _ => u32::from(port.number()),
+        }
     }
 
     /// The outer tag without its priority.
@@ -151,6 +172,9 @@ impl View {
 
     /// The value of a field, of which the bits of `mask` are looked at.
     pub(super) fn read(&mut self, field: Field, mask: u128) -> u128 {
+        if field == Field::InPort && self.fields.key.in_port & FROM_LOCAL != 0 {
+            return u128::from(RulePort::LOCAL.number()) & mask;
+        }
         field.look_at(&mut self.looked, mask);
         field.get(&self.fields) & mask
     }
@@ -169,7 +193,12 @@ impl View {
             Field::VlanPcp => self.write_tag(0, tci(13)),
             Field::InnerVlanTci | Field::InnerVlanVid => self.write_tag(1, tci(0)),
             Field::InnerVlanPcp => self.write_tag(1, tci(13)),
-            Field::InPort | Field::Metadata | Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => {
+            Field::InPort => {
+                let old = self.read(field, u128::MAX);
+                let number = u32::try_from(old & !mask | value & mask & field.full_mask()).unwrap_or(0);
+                self.fields.key.in_port = RulePort::new(number).map_or(number, |port| self.ingress(port));
+            }
+            Field::Metadata | Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => {
                 // The switch's own, which no datapath hears of and which is always known.
                 field.set(&mut self.fields, value, mask);
             }

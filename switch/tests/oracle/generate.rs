@@ -9,6 +9,7 @@ use vsteer_switch::rule::action::{OutputTo, RuleAction, Subfield};
 use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
+use vsteer_switch::rule::port::RulePort;
 use vsteer_switch::wire::vlan::VlanId;
 
 use crate::plain::{ARP, ICMP, ICMPV6, IPV4, IPV6, Plain, RARP, SCTP, TCP, Tag, UDP};
@@ -62,6 +63,14 @@ impl Random {
 
 fn port(number: u16) -> PortId {
     PortId::new(number).expect("a small number")
+}
+
+/// A port as rules number it: one that is there, one that is not, or the local one.
+fn rule_port(random: &mut Random) -> RulePort {
+    match random.below(8) {
+        0 => RulePort::LOCAL,
+        _ => port(u16::try_from(random.below(usize::from(PORTS) + 1)).expect("a port")).into(),
+    }
 }
 
 fn vlan(random: &mut Random) -> VlanId {
@@ -118,7 +127,8 @@ pub(crate) fn fdb(random: &mut Random) -> Fdb {
 /// A value that rules and packets share.
 fn value(random: &mut Random, field: Field) -> u128 {
     match field {
-        Field::InPort => random.below(usize::from(PORTS) + 1) as u128,
+        Field::InPort => rule_port(random).number().into(),
+        Field::FromLocal => 1,
         Field::EthSrc | Field::EthDst | Field::ArpSha | Field::ArpTha | Field::NdSll | Field::NdTll => {
             random.pick(&MACS).into()
         }
@@ -149,6 +159,8 @@ fn value(random: &mut Random, field: Field) -> u128 {
         Field::IcmpType | Field::Icmpv6Type => random.pick(&[8_u8, 0, 135, 136, 128]).into(),
         Field::ArpOp => random.pick(&[1_u8, 2]).into(),
         Field::IcmpCode | Field::Icmpv6Code => random.below(2) as u128,
+        // Some of them numbers of `TABLE` to `NONE`, for outputs to what a register says.
+        Field::Reg(_) if random.one_in(8) => (0xfff9 + random.below(7)) as u128,
         Field::Metadata | Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => random.below(4) as u128,
         Field::VlanPcp
         | Field::InnerVlanPcp
@@ -173,7 +185,7 @@ fn mask(random: &mut Random, field: Field) -> u128 {
 fn any_field(random: &mut Random) -> Field {
     match random.below(12) {
         0 => Field::Reg(u8::try_from(random.below(3)).expect("a register")),
-        1 => Field::InPort,
+        1 => random.pick(&[Field::InPort, Field::InPort, Field::FromLocal]),
         2 => Field::EthDst,
         3 => Field::Ipv4Dst,
         _ => random.pick(Field::NAMED),
@@ -238,13 +250,15 @@ fn subfield(random: &mut Random, field: Field, bits: u8) -> Subfield {
 fn output(random: &mut Random) -> RuleAction {
     let any_port = port(u16::try_from(random.below(usize::from(PORTS) + 1)).expect("a port"));
     RuleAction::Output(match random.below(14) {
-        0 => OutputTo::InPort,
-        1..=3 => OutputTo::Normal,
-        4 => OutputTo::All,
-        5 => OutputTo::Flood,
-        6 => OutputTo::Local,
-        7 => OutputTo::Subfield(Subfield { field: Field::Reg(0), offset: 0, bits: 3 }),
-        _ => OutputTo::Port(any_port),
+        0 => OutputTo::Port(RulePort::IN_PORT),
+        1..=3 => OutputTo::Port(RulePort::NORMAL),
+        4 => OutputTo::Port(RulePort::ALL),
+        5 => OutputTo::Port(RulePort::FLOOD),
+        6 => OutputTo::Port(RulePort::LOCAL),
+        7 => {
+            OutputTo::Subfield(Subfield { field: Field::Reg(0), offset: 0, bits: random.pick(&[3, 16, 32]) })
+        }
+        _ => OutputTo::Port(any_port.into()),
     })
 }
 
@@ -292,7 +306,7 @@ fn actions(random: &mut Random, table: u8) -> Box<[RuleAction]> {
             }
             9 if random.one_in(3) => RuleAction::ClearActions,
             10 => {
-                let in_port = random.one_in(2).then(|| port(u16::try_from(random.below(6)).expect("a port")));
+                let in_port = random.one_in(2).then(|| rule_port(random));
                 RuleAction::Resubmit { in_port, table: Some(later(random)) }
             }
             _ => change(random),

@@ -11,6 +11,7 @@ use vsteer_switch::rule::action::{OutputTo, RuleAction, Subfield};
 use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::needs::Needs;
+use vsteer_switch::rule::port::RulePort;
 use vsteer_switch::wire::vlan::VlanId;
 
 use crate::plain::{Plain, Tag};
@@ -31,7 +32,8 @@ pub(crate) struct Rules<'a>(Vec<(&'a RuleSpec, Vec<Condition>)>);
 
 impl<'a> Rules<'a> {
     pub(crate) fn new(specs: &'a [RuleSpec]) -> Self {
-        let fields: Vec<Field> = Field::NAMED.iter().copied().chain((0..16).map(Field::Reg)).collect();
+        let fields: Vec<Field> =
+            Field::NAMED.iter().copied().chain([Field::FromLocal]).chain((0..16).map(Field::Reg)).collect();
         let mut rules: Vec<_> = specs
             .iter()
             .map(|spec| {
@@ -80,7 +82,7 @@ pub(crate) fn fate(packet: &Plain, rules: &Rules<'_>, config: &SwitchConfig, fdb
         rules,
         config,
         fdb,
-        packet: packet.clone(),
+        packet: Plain { local: config.local().map(|port| port.number().into()), ..packet.clone() },
         sent: Vec::new(),
         punted: Vec::new(),
         is_delivered: false,
@@ -141,11 +143,11 @@ impl<'a> Run<'a> {
     }
 
     /// Looks the packet up and does what the rule says; false if there is none.
-    fn table(&mut self, table: u8, in_port: Option<PortId>) -> Result<bool, DropReason> {
+    fn table(&mut self, table: u8, in_port: Option<RulePort>) -> Result<bool, DropReason> {
         self.lookups += 1;
         let mut seen = self.packet.clone();
         if let Some(port) = in_port {
-            seen.in_port = port.number().into();
+            seen.come_from(port.number().into());
         }
         let Some(rule) = self.rules.find(table, &seen) else {
             self.why.get_or_insert(DropReason::NoRule);
@@ -159,7 +161,7 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
-    fn nested(&mut self, from: u8, table: u8, in_port: Option<PortId>) -> Result<bool, DropReason> {
+    fn nested(&mut self, from: u8, table: u8, in_port: Option<RulePort>) -> Result<bool, DropReason> {
         if self.depth >= 64 {
             return Err(DropReason::ResubmitTooDeep);
         }
@@ -175,11 +177,8 @@ impl<'a> Run<'a> {
 
     fn step(&mut self, action: &'a RuleAction, table: u8) -> Result<Next, DropReason> {
         match action {
-            RuleAction::Output(to) => self.output(*to),
-            RuleAction::Controller { .. } => {
-                self.is_delivered = true;
-                self.punted.push(self.packet.bytes());
-            }
+            RuleAction::Output(to) => self.output(*to, table)?,
+            RuleAction::Controller { .. } => self.hand_out(),
             RuleAction::PushVlan(tpid) => self.packet.push_tag(*tpid),
             RuleAction::PopVlan => {
                 if !self.packet.tags.is_empty() {
@@ -228,32 +227,54 @@ impl<'a> Run<'a> {
     }
 
     fn read(&self, from: Subfield) -> u128 {
-        self.packet.read(from.field) >> from.offset & u128::MAX >> (128 - from.bits)
+        let value = match from.field {
+            Field::InPort => self.packet.ingress_number(),
+            field => self.packet.read(field),
+        };
+        value >> from.offset & u128::MAX >> (128 - from.bits)
     }
 
     fn in_port(&self) -> Option<PortId> {
         u16::try_from(self.packet.in_port).ok().and_then(PortId::new)
     }
 
-    fn output(&mut self, to: OutputTo) {
+    fn output(&mut self, to: OutputTo, table: u8) -> Result<(), DropReason> {
+        let to = match to {
+            OutputTo::Port(port) => port,
+            OutputTo::Subfield(from) => {
+                match u16::try_from(self.read(from)).map(u32::from).map(RulePort::new) {
+                    Ok(Some(port)) => port,
+                    _ => RulePort::NONE,
+                }
+            }
+        };
         match to {
-            OutputTo::Port(port) => self.send_unless_back(Some(port)),
-            OutputTo::InPort => match self.in_port() {
+            RulePort::IN_PORT => match self.in_port() {
                 Some(port) => self.send(port),
                 None => self.nowhere(DropReason::NoEgress),
             },
-            OutputTo::Normal => self.normal(),
-            OutputTo::All | OutputTo::Flood => {
+            RulePort::TABLE => {
+                self.nested(table, 0, None)?;
+            }
+            RulePort::NORMAL => self.normal(),
+            RulePort::ALL | RulePort::FLOOD => {
                 let others = self.config.ports().iter().filter(|&&port| Some(port) != self.in_port());
                 let others: Vec<_> = others.copied().collect();
+                if others.is_empty() {
+                    self.nowhere(DropReason::NoEgress);
+                }
                 others.into_iter().for_each(|port| self.send(port));
             }
-            OutputTo::Local => self.send_unless_back(self.config.local()),
-            OutputTo::Subfield(from) => {
-                let number = self.read(from);
-                self.send_unless_back(u16::try_from(number).ok().and_then(PortId::new));
-            }
+            RulePort::CONTROLLER => self.hand_out(),
+            RulePort::LOCAL => self.send_unless_back(self.config.local()),
+            port => self.send_unless_back(port.port()),
         }
+        Ok(())
+    }
+
+    fn hand_out(&mut self) {
+        self.is_delivered = true;
+        self.punted.push(self.packet.bytes());
     }
 
     fn nowhere(&mut self, reason: DropReason) {

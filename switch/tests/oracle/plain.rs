@@ -17,6 +17,8 @@ pub(crate) const ICMP: u8 = 1;
 pub(crate) const ICMPV6: u8 = 58;
 
 const PRESENT: u16 = 0x1000;
+/// OpenFlow's number of the local port.
+const LOCAL: u32 = 0xfffe;
 
 /// A tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +31,10 @@ pub(crate) struct Tag {
 /// A packet. Fields that it lacks are zero, and fields of different protocols that share a place share it here, too.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Plain {
+    /// Number of the ingress port; that of `LOCAL` if rules said so and no port is local.
     pub(crate) in_port: u32,
+    /// The port that is local.
+    pub(crate) local: Option<u32>,
     pub(crate) eth_dst: u64,
     pub(crate) eth_src: u64,
     /// The outermost first.
@@ -68,6 +73,20 @@ impl Plain {
         u16::try_from(self.in_port).ok().and_then(PortId::new).expect("packets come from ports")
     }
 
+    fn is_from_local(&self) -> bool {
+        self.in_port == LOCAL || Some(self.in_port) == self.local
+    }
+
+    /// The number of the ingress port as rules read it.
+    pub(crate) fn ingress_number(&self) -> u128 {
+        if self.is_from_local() { LOCAL.into() } else { self.in_port.into() }
+    }
+
+    /// Makes the packet one that came from this port.
+    pub(crate) fn come_from(&mut self, port: u32) {
+        self.in_port = if port == LOCAL { self.local.unwrap_or(LOCAL) } else { port };
+    }
+
     fn tci(&self, nth: usize) -> u128 {
         self.tags.get(nth).map_or(0, |tag| u128::from(PRESENT | tag.pcp << 13 | tag.vid))
     }
@@ -85,6 +104,7 @@ impl Plain {
     pub(crate) fn read(&self, field: Field) -> u128 {
         match field {
             Field::InPort => self.in_port.into(),
+            Field::FromLocal => self.is_from_local().into(),
             Field::EthSrc => self.eth_src.into(),
             Field::EthDst => self.eth_dst.into(),
             Field::EthType => self.eth_type.into(),
@@ -150,7 +170,7 @@ impl Plain {
         let mask = mask & field.full_mask();
         let new = merge(self.read(field), value, mask);
         match field {
-            Field::InPort => self.in_port = new as u32,
+            Field::InPort => self.come_from(merge(self.ingress_number(), value, mask) as u32),
             Field::EthSrc => self.eth_src = new as u64,
             Field::EthDst => self.eth_dst = new as u64,
             Field::VlanTci | Field::VlanVid => self.write_tci(0, value as u16, mask as u16),
@@ -180,7 +200,9 @@ impl Plain {
             Field::Reg(n) => self.set_register(n.into(), 1, new),
             Field::Xreg(n) => self.set_register(2 * usize::from(n), 2, new),
             Field::Xxreg(n) => self.set_register(4 * usize::from(n), 4, new),
-            Field::EthType | Field::IpProto | Field::IpFrag | Field::TcpFlags => unreachable!("not writable"),
+            Field::FromLocal | Field::EthType | Field::IpProto | Field::IpFrag | Field::TcpFlags => {
+                unreachable!("not writable")
+            }
         }
     }
 

@@ -5,9 +5,10 @@ use crate::flow::fields::Fields;
 use crate::port::PortId;
 use crate::rule::action::OutputTo;
 use crate::rule::field::Field;
+use crate::rule::port::RulePort;
 
 fn output(port: u16) -> Box<[RuleAction]> {
-    Box::new([RuleAction::Output(OutputTo::Port(PortId::new(port).unwrap()))])
+    Box::new([RuleAction::Output(OutputTo::Port(PortId::new(port).unwrap().into()))])
 }
 
 fn spec(priority: u16, address: u32, bits: u32, port: u16) -> RuleSpec {
@@ -55,7 +56,8 @@ fn met(set: &RuleSet, address: u32) -> Arc<Rule> {
 #[test]
 fn learning_switch_stays_below_added_rules_and_returns_when_all_are_gone() {
     let set = empty();
-    let is_normal = |set: &RuleSet| met(set, 1).spec().actions[0] == RuleAction::Output(OutputTo::Normal);
+    let is_normal =
+        |set: &RuleSet| met(set, 1).spec().actions[0] == RuleAction::Output(OutputTo::Port(RulePort::NORMAL));
     assert!(is_normal(&set) && set.len() == 1);
     let more = edit(&set, &[add(spec(5, 0x0a00_0000, 8, 1))]);
     assert_eq!((more.set.len(), more.added, more.set.generation()), (2, 1, 1));
@@ -288,7 +290,7 @@ mod model {
                 cookie,
                 priority: None,
                 matching,
-                out_port,
+                out_port: out_port.map(RulePort::from),
             },
         )
     }

@@ -181,7 +181,7 @@ fn each_stage_looks_no_further_than_its_miss() {
         (Field::TcpDst, 22, all),
     ]);
     let sample = Sample::new(std::slice::from_ref(&rule));
-    let in_port = (Field::InPort, 0xffff_ffff);
+    let in_port = (Field::InPort, 0xffff);
     let (eth_type, proto) = ((Field::EthType, 0xffff), (Field::IpProto, 0xff));
     assert_eq!(looked_at(&sample, &packet(&rule, &[(Field::InPort, 2)])), [in_port]);
     assert_eq!(looked_at(&sample, &packet(&rule, &[(Field::EthType, 0x86dd)])), [in_port, eth_type]);

@@ -4,11 +4,11 @@
 //! `clear_actions`, `write_actions`, `write_metadata`, `goto_table`. A field can be changed where the match, or an action
 //! before, makes sure that the packet has it.
 
-use crate::port::PortId;
 use crate::rule::action::{OutputTo, RuleAction, Subfield};
 use crate::rule::field::Field;
 use crate::rule::matching::Match;
 use crate::rule::needs::Needs;
+use crate::rule::port::RulePort;
 use crate::rule::set::TABLES;
 use crate::wire::vlan::is_tag;
 
@@ -23,13 +23,14 @@ use super::values::{number, number_as, single, value_and_mask};
 pub(super) const DSCP: u128 = 0xfc;
 
 /// Every word that begins an action.
-const ACTIONS: [&str; 44] = [
+const ACTIONS: [&str; 45] = [
     "ALL",
     "CONTROLLER",
     "FLOOD",
     "IN_PORT",
     "LOCAL",
     "NORMAL",
+    "TABLE",
     "all",
     "apply_actions",
     "clear_actions",
@@ -65,13 +66,13 @@ const ACTIONS: [&str; 44] = [
     "set_vlan_pcp",
     "set_vlan_vid",
     "strip_vlan",
+    "table",
     "write_actions",
     "write_metadata",
-    "TABLE",
 ];
 
 /// Open vSwitch's further actions.
-const UNSUPPORTED: [&str; 36] = [
+const UNSUPPORTED: [&str; 35] = [
     "bundle",
     "bundle_load",
     "check_pkt_larger",
@@ -107,7 +108,6 @@ const UNSUPPORTED: [&str; 36] = [
     "set_queue",
     "set_tunnel",
     "set_tunnel64",
-    "table",
 ];
 
 /// Where an action may stand: none before one of a lower stage.
@@ -261,14 +261,11 @@ impl List<'_> {
     fn action(&self, item: &Item<'_>) -> Result<RuleAction, TextError> {
         let name = item.name.text();
         let value = || item.assigned(&format!("{name}:VALUE"));
-        if let Some(to) = self.reserved_output(item)? {
-            return Ok(to);
-        }
         match name {
             "output" if item.form == Form::Called => {
                 Err(item.whole.error("output:PORT; to cut packets short is not supported"))
             }
-            "output" => self.output(value()?).map(RuleAction::Output),
+            "output" => self.output(value()?).map(sent_to),
             "controller" | "CONTROLLER" => controller(item),
             "push_vlan" => push_vlan(value()?),
             "pop_vlan" | "strip_vlan" => item.bare().map(|()| RuleAction::PopVlan),
@@ -301,45 +298,38 @@ impl List<'_> {
             "write_actions" => self.write_actions(item.called("write_actions(output:1)")?),
             "apply_actions" => Err(item.whole.error(format!("apply_actions before {}", self.stage.name()))),
             "goto_table" => self.goto_table(value()?),
-            _ => self.bare_port(item).map(|port| RuleAction::Output(OutputTo::Port(port))),
-        }
-    }
-
-    /// An output that is one word, such as `normal`.
-    fn reserved_output(&self, item: &Item<'_>) -> Result<Option<RuleAction>, TextError> {
-        match reserved(item.name.text()) {
-            Some(to) => item.bare().map(|()| Some(RuleAction::Output(to))),
-            None => Ok(None),
+            _ => self.bare_port(item),
         }
     }
 
     /// What follows `output:`.
     fn output(&self, value: Piece<'_>) -> Result<OutputTo, TextError> {
         let text = value.text();
-        if let Some(to) = reserved(text) {
-            return Ok(to);
-        }
-        if text.eq_ignore_ascii_case("controller") {
-            return Err(value.error("a port; to hand packets to a listener, write controller(max_len=BYTES)"));
-        }
         let is_field = text.contains('[') || Field::from_name(text).is_some();
-        if is_field && self.names.number(text).is_none() {
+        let is_port = RulePort::from_name(text).is_some() || self.names.number(text).is_some();
+        if is_field && !is_port {
             return self.subfield(value).map(OutputTo::Subfield);
         }
-        port(value, self.names).map(OutputTo::Port)
+        match port(value, self.names)? {
+            RulePort::NONE | RulePort::UNSET => Err(value.error("a port; to send nowhere, write drop")),
+            port => Ok(OutputTo::Port(port)),
+        }
     }
 
     /// A port's name or number as an action of its own.
-    fn bare_port(&self, item: &Item<'_>) -> Result<PortId, TextError> {
+    fn bare_port(&self, item: &Item<'_>) -> Result<RuleAction, TextError> {
         let name = item.name.text();
         if UNSUPPORTED.contains(&name.to_ascii_lowercase().as_str()) {
             let what = format!("an action that this switch has; Open vSwitch's {name} is not supported");
             return Err(item.whole.error(what));
         }
-        let quoted = name.starts_with('"');
-        let number = name.bytes().all(|byte| byte.is_ascii_digit());
-        if item.form == Form::Bare && (quoted || number || self.names.number(name).is_some()) {
-            return port(item.name, self.names);
+        let is_port = name.starts_with('"')
+            || name.bytes().all(|byte| byte.is_ascii_digit())
+            || RulePort::from_name(name).is_some()
+            || self.names.number(name).is_some();
+        if is_port {
+            item.bare()?;
+            return self.output(item.name).map(sent_to);
         }
         Err(match crate::nearest::nearest(name, ACTIONS.into_iter()) {
             Some(near) => item.name.error(format!("an action or a port; did you mean {near:?}?")),
@@ -533,17 +523,12 @@ impl List<'_> {
     }
 }
 
-/// The output that a word of OpenFlow stands for.
-fn reserved(word: &str) -> Option<OutputTo> {
-    let to = match word.to_ascii_lowercase().as_str() {
-        "in_port" => OutputTo::InPort,
-        "normal" => OutputTo::Normal,
-        "flood" => OutputTo::Flood,
-        "all" => OutputTo::All,
-        "local" => OutputTo::Local,
-        _ => return None,
-    };
-    Some(to)
+/// The action that sends a packet to `to`, or hands it out.
+fn sent_to(to: OutputTo) -> RuleAction {
+    match to {
+        OutputTo::Port(RulePort::CONTROLLER) => RuleAction::Controller { max_len: u16::MAX, id: 0 },
+        _ => RuleAction::Output(to),
+    }
 }
 
 fn push_vlan(text: Piece<'_>) -> Result<RuleAction, TextError> {

@@ -6,6 +6,7 @@
 use crate::flow::fields::Fields;
 use crate::rule::field::Field;
 use crate::rule::matching::Match;
+use crate::rule::port::RulePort;
 use crate::wire::MacAddr;
 use crate::wire::vlan::TYPE_CUSTOMER;
 
@@ -59,7 +60,7 @@ pub(super) fn packet_of(
     names: &dyn PortNames,
 ) -> Result<Fields, TextError> {
     let matching = read(Subject::Packet, items, names)?;
-    if matching.field(Field::InPort).1 == 0 {
+    if matching.field(Field::InPort).1 == 0 && matching.field(Field::FromLocal).1 == 0 {
         return Err(line.behind().error("in_port=PORT, where the packet comes in"));
     }
     let mut fields = *matching.value();
@@ -155,6 +156,10 @@ impl<'a> Conditions<'a> {
     /// Adds a field with the meaning that its name gives to its bits.
     fn bits(&mut self, field: Field, value: u128, mask: u128, item: &Item<'a>) -> Result<(), TextError> {
         let whole = mask == field.full_mask();
+        if field == Field::InPort && mask != 0 && value == u128::from(RulePort::LOCAL.number()) {
+            // Which port that is, packets know.
+            return self.require(Field::FromLocal, 1, 1, item.whole);
+        }
         let (value, mask) = match field {
             // Without ECN, as Open vSwitch has it; of a packet the whole byte may be told.
             Field::IpTos if whole && (self.subject == Subject::Packets || value & 3 == 0) => {

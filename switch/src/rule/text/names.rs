@@ -4,6 +4,7 @@
 use crate::nearest::nearest;
 use crate::port::{MAX_PORTS, PortId};
 use crate::rule::field::Field;
+use crate::rule::port::RulePort;
 use crate::wire::ethernet::{TYPE_ARP, TYPE_IPV4, TYPE_IPV6, TYPE_RARP};
 use crate::wire::{icmp, sctp, tcp, udp};
 
@@ -105,22 +106,28 @@ pub(super) fn unknown_word(piece: Piece<'_>, what: &str, words: &[&str]) -> Text
     }
 }
 
-/// The port that `piece` names or numbers; a name in quotes is never a number.
+/// The port that `piece` names or numbers; a name in quotes is always that of a port.
 ///
 /// # Errors
-/// There is no such port.
-pub(super) fn port(piece: Piece<'_>, names: &dyn PortNames) -> Result<PortId, TextError> {
+/// There is no such name, or no port can have the number.
+pub(super) fn port(piece: Piece<'_>, names: &dyn PortNames) -> Result<RulePort, TextError> {
     let text = piece.text();
     let quoted = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    if quoted.is_none() && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return text
-            .parse()
-            .ok()
-            .and_then(PortId::new)
-            .ok_or_else(|| piece.error(format!("a port's name or its number below {MAX_PORTS}")));
+    if quoted.is_none() {
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            let port = text.parse().ok().and_then(RulePort::new);
+            return port.ok_or_else(|| {
+                piece.error(
+                    "a port's name, its number below 65280, or a number that stands for a name such as LOCAL",
+                )
+            });
+        }
+        if let Some(port) = RulePort::from_name(text) {
+            return Ok(port);
+        }
     }
     let name = quoted.unwrap_or(text);
-    names.number(name).ok_or_else(|| {
+    names.number(name).map(RulePort::from).ok_or_else(|| {
         let known: Vec<String> = (0..u16::try_from(MAX_PORTS).unwrap_or(u16::MAX))
             .filter_map(|number| names.name(PortId::new(number)?))
             .collect();
@@ -132,15 +139,14 @@ pub(super) fn port(piece: Piece<'_>, names: &dyn PortNames) -> Result<PortId, Te
 }
 
 /// What a port is called in text: its name, in quotes where it would be taken for something else.
-pub(super) fn port_text(port: PortId, names: &dyn PortNames) -> String {
-    let Some(name) = names.name(port) else { return port.to_string() };
+pub(super) fn port_text(port: RulePort, names: &dyn PortNames) -> String {
+    if let Some(name) = port.name() {
+        return name.to_owned();
+    }
+    let Some(name) = port.port().and_then(|port| names.name(port)) else { return port.number().to_string() };
     let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
-    let taken = RESERVED.iter().any(|word| word.eq_ignore_ascii_case(&name));
-    let ambiguous =
-        taken || Field::from_name(&name).is_some() || name.bytes().all(|byte| byte.is_ascii_digit());
+    let ambiguous = RulePort::from_name(&name).is_some()
+        || Field::from_name(&name).is_some()
+        || name.bytes().all(|byte| byte.is_ascii_digit());
     if plain && !ambiguous && !name.is_empty() { name } else { format!("\"{name}\"") }
 }
-
-/// OpenFlow's ports that are no port's number.
-pub(super) const RESERVED: [&str; 10] =
-    ["in_port", "table", "normal", "flood", "all", "controller", "local", "any", "none", "unset"];

@@ -1,10 +1,10 @@
 //! Rules as text again, in the words and the order that ovs-ofctl prints them in.
 
-use crate::port::PortId;
 use crate::rule::action::{OutputTo, RuleAction, Subfield};
 use crate::rule::entry::RuleSpec;
 use crate::rule::field::Field;
 use crate::rule::matching::Match;
+use crate::rule::port::RulePort;
 
 use super::PortNames;
 use super::actions::DSCP;
@@ -46,6 +46,9 @@ pub fn actions_text(actions: &[RuleAction], names: &dyn PortNames) -> String {
 fn conditions(matching: &Match, names: &dyn PortNames) -> Vec<String> {
     let known = Known::of(matching);
     let (mut parts, proto_said) = type_texts(matching, names);
+    if matching.field(Field::FromLocal) == (1, 1) {
+        parts.push(format!("{}={}", Field::FromLocal.name(), port_text(RulePort::LOCAL, names)));
+    }
     for field in (0..16).map(Field::Reg).chain(Field::NAMED.iter().copied()) {
         let (value, mask) = matching.field(field);
         if mask == 0 || !known.states(field.needs()) {
@@ -129,12 +132,10 @@ fn action_text(action: &RuleAction, names: &dyn PortNames) -> String {
 
 fn output_text(to: OutputTo, names: &dyn PortNames) -> String {
     match to {
-        OutputTo::Port(port) => format!("output:{}", port_text(port, names)),
-        OutputTo::InPort => "IN_PORT".to_owned(),
-        OutputTo::Normal => "NORMAL".to_owned(),
-        OutputTo::All => "ALL".to_owned(),
-        OutputTo::Flood => "FLOOD".to_owned(),
-        OutputTo::Local => "LOCAL".to_owned(),
+        OutputTo::Port(port) => match port.name() {
+            Some(name) => name.to_owned(),
+            None => format!("output:{}", port_text(port, names)),
+        },
         OutputTo::Subfield(subfield) => format!("output:{}", subfield_text(subfield)),
     }
 }
@@ -168,7 +169,7 @@ fn subfield_text(subfield: Subfield) -> String {
     }
 }
 
-fn resubmit_text(in_port: Option<PortId>, table: Option<u8>, names: &dyn PortNames) -> String {
+fn resubmit_text(in_port: Option<RulePort>, table: Option<u8>, names: &dyn PortNames) -> String {
     let port = in_port.map(|port| port_text(port, names));
     match (port, table) {
         (Some(port), None) => format!("resubmit:{port}"),

@@ -11,6 +11,7 @@ use crate::rule::entry::RuleSpec;
 use crate::rule::field::{Field, Notation};
 use crate::rule::matching::Match;
 use crate::rule::needs::Needs;
+use crate::rule::port::RulePort;
 
 /// Marsaglia's xorshift64, as a source of rules.
 struct Random(u64);
@@ -43,11 +44,23 @@ impl Random {
         PortId::new(self.of(bound)).unwrap()
     }
 
+    /// A port as rules number it, with or without a port behind it.
+    fn rule_port(&mut self) -> RulePort {
+        let names =
+            RulePort::NAMES.map(|(_, port)| port).into_iter().filter(|&port| port != RulePort::IN_PORT);
+        let names: Vec<RulePort> = names.collect();
+        match self.below(4) {
+            0 => names[self.of::<usize>(names.len() as u64)],
+            1 => RulePort::new(self.of(0xff00)).unwrap(),
+            _ => self.port().into(),
+        }
+    }
+
     /// Bits of a field and a mask with a bit in it.
     fn bits(&mut self, field: Field) -> (u128, u128) {
         let full = field.full_mask();
         if field.notation() == Notation::Port {
-            return (u128::from(self.port().number()), full);
+            return (u128::from(self.rule_port().number()), full);
         }
         let random = u128::from(self.next()) << 64 | u128::from(self.next());
         let width = u64::from(field.bits());
@@ -88,13 +101,21 @@ impl Random {
         for _ in 0..self.below(8) {
             let field = self.field();
             let known = Known::of(&matching);
-            let settled = matches!(
-                field,
-                Field::EthType | Field::IpProto | Field::Icmpv6Type | Field::VlanPcp | Field::InnerVlanPcp
-            );
+            let settled = match field {
+                Field::EthType | Field::IpProto | Field::Icmpv6Type => true,
+                Field::VlanPcp | Field::InnerVlanPcp => true,
+                Field::InPort => matching.field(Field::FromLocal).1 != 0,
+                _ => false,
+            };
             if !settled && known.has(field.needs()) {
                 let (value, mask) = self.bits(field);
-                matching.require(field, value, mask);
+                let is_port = field == Field::InPort;
+                let is_local = is_port && value == u128::from(RulePort::LOCAL.number());
+                if is_local && matching.field(Field::InPort).1 == 0 {
+                    matching.require(Field::FromLocal, 1, 1);
+                } else if !is_local {
+                    matching.require(field, value, mask);
+                }
             }
         }
         matching
@@ -129,10 +150,15 @@ impl Random {
     /// An action that a set can hold too; follows what it does to the tags.
     fn simple(&mut self, known: &mut Known) -> RuleAction {
         match self.below(9) {
-            0 => RuleAction::Output(OutputTo::Port(self.port())),
+            0 => RuleAction::Output(OutputTo::Port(self.port().into())),
             1 => {
-                let to =
-                    [OutputTo::InPort, OutputTo::Normal, OutputTo::All, OutputTo::Flood, OutputTo::Local];
+                let to = [
+                    OutputTo::Port(RulePort::IN_PORT),
+                    OutputTo::Port(RulePort::NORMAL),
+                    OutputTo::Port(RulePort::ALL),
+                    OutputTo::Port(RulePort::FLOOD),
+                    OutputTo::Port(RulePort::LOCAL),
+                ];
                 RuleAction::Output(to[self.of::<usize>(5)])
             }
             2 => {
@@ -168,7 +194,7 @@ impl Random {
             actions.push(match self.below(8) {
                 0 => RuleAction::Controller { max_len: self.of(1 << 16), id: self.of(3) },
                 1 => {
-                    let in_port = self.one_in(2).then(|| self.port());
+                    let in_port = self.one_in(2).then(|| self.rule_port());
                     let table = (in_port.is_none() || self.one_in(2)).then(|| self.of(255));
                     RuleAction::Resubmit { in_port, table }
                 }

@@ -1,10 +1,10 @@
 //! Whole texts: a rule, a file of rules, a change, a selector, a packet.
 
 use crate::flow::fields::Fields;
-use crate::port::PortId;
 use crate::rule::action::RuleAction;
 use crate::rule::entry::RuleSpec;
 use crate::rule::matching::Match;
+use crate::rule::port::RulePort;
 use crate::rule::selector::{DEFAULT_PRIORITY, Selector};
 use crate::rule::set::TABLES;
 
@@ -13,7 +13,7 @@ use super::actions::actions_of;
 use super::conditions::{match_of, packet_of};
 use super::cursor::{Form, Item, Items, Piece};
 use super::error::TextError;
-use super::names::{RESERVED, WORDS, port};
+use super::names::{WORDS, port};
 use super::values::number_as;
 
 /// What ovs-ofctl prints of a rule beside what was said of it; taken back without a meaning.
@@ -92,7 +92,8 @@ pub fn parse_modification(
 }
 
 /// The packet that a line of text describes, in the words of a match without masks. What is not said is zero, but for the
-/// Ethernet source, which is [`UNNAMED_SOURCE`](super::UNNAMED_SOURCE); a tag is one of 802.1Q.
+/// Ethernet source, which is [`UNNAMED_SOURCE`](super::UNNAMED_SOURCE); a tag is one of 802.1Q. A packet of `in_port=LOCAL`
+/// has [`FROM_LOCAL`](crate::flow::fields::FROM_LOCAL) for its ingress port.
 ///
 /// # Errors
 /// It describes none.
@@ -127,7 +128,7 @@ struct Statement<'a> {
     new_cookie: Option<u64>,
     idle_timeout_s: u16,
     hard_timeout_s: u16,
-    out_port: Option<PortId>,
+    out_port: Option<RulePort>,
     conditions: Vec<Item<'a>>,
     actions: Option<Piece<'a>>,
 }
@@ -247,12 +248,7 @@ impl<'a> Statement<'a> {
     }
 }
 
-/// The port of `out_port=`, where `any` and `none` leave the choice open.
-fn out_port(value: Piece<'_>, names: &dyn PortNames) -> Result<Option<PortId>, TextError> {
-    let word = value.text().to_ascii_lowercase();
-    match word.as_str() {
-        "any" | "none" => Ok(None),
-        word if RESERVED.contains(&word) => Err(value.error("the name or number of a port")),
-        _ => port(value, names).map(Some),
-    }
+/// The port of `out_port=`, where `any` leaves the choice open.
+fn out_port(value: Piece<'_>, names: &dyn PortNames) -> Result<Option<RulePort>, TextError> {
+    port(value, names).map(|port| Some(port).filter(|&port| port != RulePort::NONE))
 }

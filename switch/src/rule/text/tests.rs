@@ -4,6 +4,7 @@ use crate::rule::action::{OutputTo, RuleAction, Subfield};
 use crate::rule::entry::RuleSpec;
 use crate::rule::field::Field;
 use crate::rule::matching::Match;
+use crate::rule::port::RulePort;
 use crate::rule::selector::Selector;
 
 /// Ports `vm0` to `vm3`, numbered so, and some with awkward names.
@@ -52,6 +53,12 @@ fn conditions_ask_for_what_the_manuals_say() {
         ("in_port=1", &[(InPort, 1, ALL)], "in_port=vm1"),
         ("in_port=\"17\"", &[(InPort, 5, ALL)], "in_port=\"17\""),
         ("in_port=17", &[(InPort, 17, ALL)], "in_port=17"),
+        ("in_port=2000", &[(InPort, 2000, ALL)], "in_port=2000"),
+        ("in_port=local", &[(FromLocal, 1, ALL)], "in_port=LOCAL"),
+        ("in_port=65534", &[(FromLocal, 1, ALL)], "in_port=LOCAL"),
+        ("in_port=65530", &[(InPort, 65530, ALL)], "in_port=NORMAL"),
+        ("in_port=ANY", &[(InPort, 65535, ALL)], "in_port=ANY"),
+        ("in_port=*", &[], ""),
         ("in_port=up-link.7", &[(InPort, 3, ALL)], "in_port=up-link.7"),
         ("dl_src=2:0:0:0:0:1", &[(EthSrc, 0x0200_0000_0001, ALL)], "eth_src=02:00:00:00:00:01"),
         (
@@ -187,8 +194,8 @@ fn set(field: Field, value: u128) -> RuleAction {
     RuleAction::SetField { field, value, mask: field.full_mask() }
 }
 
-fn port_named(name: &str) -> PortId {
-    Ports.number(name).unwrap()
+fn port_named(name: &str) -> RulePort {
+    Ports.number(name).unwrap().into()
 }
 
 fn output(name: &str) -> RuleAction {
@@ -220,17 +227,20 @@ fn actions_do_what_the_manuals_say() {
         ),
         (
             "",
-            "normal,FLOOD,all,local,in_port,output:NORMAL,output:in_port",
+            "normal,FLOOD,all,local,in_port,output:NORMAL,output:in_port,TABLE,65529,output:2000",
             vec![
-                to(OutputTo::Normal),
-                to(OutputTo::Flood),
-                to(OutputTo::All),
-                to(OutputTo::Local),
-                to(OutputTo::InPort),
-                to(OutputTo::Normal),
-                to(OutputTo::InPort),
+                to(OutputTo::Port(RulePort::NORMAL)),
+                to(OutputTo::Port(RulePort::FLOOD)),
+                to(OutputTo::Port(RulePort::ALL)),
+                to(OutputTo::Port(RulePort::LOCAL)),
+                to(OutputTo::Port(RulePort::IN_PORT)),
+                to(OutputTo::Port(RulePort::NORMAL)),
+                to(OutputTo::Port(RulePort::IN_PORT)),
+                to(OutputTo::Port(RulePort::TABLE)),
+                to(OutputTo::Port(RulePort::TABLE)),
+                to(OutputTo::Port(RulePort::new(2000).unwrap())),
             ],
-            "NORMAL,FLOOD,ALL,LOCAL,IN_PORT,NORMAL,IN_PORT",
+            "NORMAL,FLOOD,ALL,LOCAL,IN_PORT,NORMAL,IN_PORT,TABLE,TABLE,output:2000",
         ),
         (
             "",
@@ -245,9 +255,9 @@ fn actions_do_what_the_manuals_say() {
         ),
         (
             "",
-            "controller,CONTROLLER:128,controller(max_len=100,id=3)",
-            vec![punt(u16::MAX, 0), punt(128, 0), punt(100, 3)],
-            "CONTROLLER:65535,CONTROLLER:128,controller(max_len=100,id=3)",
+            "controller,CONTROLLER:128,controller(max_len=100,id=3),output:controller,65533",
+            vec![punt(u16::MAX, 0), punt(128, 0), punt(100, 3), punt(u16::MAX, 0), punt(u16::MAX, 0)],
+            "CONTROLLER:65535,CONTROLLER:128,controller(max_len=100,id=3),CONTROLLER:65535,CONTROLLER:65535",
         ),
         (
             "",
@@ -325,25 +335,27 @@ fn actions_do_what_the_manuals_say() {
         ),
         (
             "",
-            "set_field:vm1->in_port,load:0->NXM_OF_IN_PORT[],load:3->in_port[4..7]",
+            "set_field:vm1->in_port,load:0->NXM_OF_IN_PORT[],load:3->in_port[4..7],set_field:LOCAL->in_port",
             vec![
                 set(InPort, 1),
                 set(InPort, 0),
                 RuleAction::SetField { field: InPort, value: 0x30, mask: 0xf0 },
+                set(InPort, 0xfffe),
             ],
-            "set_field:vm1->in_port,set_field:vm0->in_port,load:0x3->in_port[4..7]",
+            "set_field:vm1->in_port,set_field:vm0->in_port,load:0x3->in_port[4..7],set_field:LOCAL->in_port",
         ),
         (
             "table=2,",
-            "resubmit:vm1,resubmit(2,3),resubmit(,4),resubmit(in_port,5),resubmit(\"all\",255)",
+            "resubmit:vm1,resubmit(2,3),resubmit(,4),resubmit(in_port,5),resubmit(\"all\",255),resubmit(LOCAL,1)",
             vec![
                 resubmit(Some(port_named("vm1")), None),
                 resubmit(Some(port_named("vm2")), Some(3)),
                 resubmit(None, Some(4)),
                 resubmit(None, Some(5)),
                 resubmit(Some(port_named("all")), None),
+                resubmit(Some(RulePort::LOCAL), Some(1)),
             ],
-            "resubmit:vm1,resubmit(vm2,3),resubmit(,4),resubmit(,5),resubmit:\"all\"",
+            "resubmit:vm1,resubmit(vm2,3),resubmit(,4),resubmit(,5),resubmit:\"all\",resubmit(LOCAL,1)",
         ),
         (
             "table=2,",
@@ -499,8 +511,8 @@ fn wrong_lines_are_refused_with_place_and_advice() {
         ),
         ("in_port=nic,actions=drop", "column 9: found \"nic\", expected the name or number of a port"),
         (
-            "in_port=1024,actions=drop",
-            "column 9: found \"1024\", expected a port's name or its number below 1024",
+            "in_port=65300,actions=drop",
+            "column 9: found \"65300\", expected a port's name, its number below 65280, or a number that stands for a name such as LOCAL",
         ),
         (
             "in_port=1/1,actions=drop",
@@ -584,10 +596,7 @@ fn wrong_lines_are_refused_with_place_and_advice() {
             "actions=output:vm9",
             "column 16: found \"vm9\", expected a port's name or number; did you mean \"vm0\"?",
         ),
-        (
-            "actions=output:controller",
-            "column 16: found \"controller\", expected a port; to hand packets to a listener, write controller(max_len=BYTES)",
-        ),
+        ("actions=output:NONE", "column 16: found \"NONE\", expected a port; to send nowhere, write drop"),
         ("actions=output:reg0[0..32]", "column 24: found \"32\", expected a bit of reg0, from 0 to 31"),
         ("actions=output:reg0[5..3]", "column 21: found \"5..3\", expected the lower bit first"),
         ("actions=output:reg0[", "column 21: found nothing, expected a closing \"]\""),
@@ -781,7 +790,7 @@ fn selector_is_what_stands_before_actions() {
         ("priority=9", false, "no priority unless the choice is strict (--strict)"),
         ("actions=drop", false, "no actions, as rules are chosen by what they match"),
         ("idle_timeout=5", true, "no idle_timeout, as a rule keeps the one it was added with"),
-        ("out_port=flood", false, "the name or number of a port"),
+        ("out_port=vmx", false, "a port's name or number; did you mean \"vm0\"?"),
         ("duration=5s", false, "a field or keyword, as ovs-fields(7) lists them"),
     ] {
         assert_eq!(parse_selector(text, strict, &Ports).unwrap_err().expected, expected, "{text}");

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::rule::field::{Field, Notation};
+use crate::rule::port::RulePort;
 
 use super::PortNames;
 use super::cursor::Piece;
@@ -57,7 +58,7 @@ pub(super) fn value_and_mask(
     piece: Piece<'_>,
     names: &dyn PortNames,
 ) -> Result<(u128, u128), TextError> {
-    if matches!(piece.text(), "*" | "ANY") {
+    if piece.text() == "*" || piece.text() == "ANY" && field.notation() != Notation::Port {
         return Ok((0, 0));
     }
     match field.notation() {
@@ -189,7 +190,7 @@ pub(super) fn single_text(field: Field, value: u128, names: &dyn PortNames) -> S
         }
         Notation::Ipv6 => Ipv6Addr::from_bits(value).to_string(),
         Notation::Port => {
-            let port = u16::try_from(value).ok().and_then(crate::port::PortId::new);
+            let port = u32::try_from(value).ok().and_then(RulePort::new);
             port.map_or_else(|| value.to_string(), |port| port_text(port, names))
         }
     }
