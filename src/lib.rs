@@ -45,7 +45,16 @@ pub mod revalidator;
 /// Capture files.
 pub mod pcap;
 
-/// The control socket: protocol, server, client, and tables for the terminal.
+/// What megaflows match and do, as text in the manner of ovs-dpctl.
+pub mod flow_text;
+
+/// Bytes as hexadecimal digits.
+pub mod hex;
+
+/// The commands of `vsteer ctl`, a file for each family of them.
+pub mod command;
+
+/// The control socket: envelope, server, client.
 pub mod control;
 
 /// Readiness, and the signals that end the process.

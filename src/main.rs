@@ -6,11 +6,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use vsteer::appliance::Appliance;
-use vsteer::cli::{CAPABILITIES, CtlArgs, Invocation, Job, RunArgs};
-use vsteer::control::Operations;
-use vsteer::control::ask::ask;
-use vsteer::control::server::Server;
-use vsteer::control::watch::watch;
+use vsteer::cli::{CAPABILITIES, Invocation, RunArgs};
+use vsteer::command::Commands;
+use vsteer::control::server::{Limits, Server};
 use vsteer::logging;
 use vsteer::notify::{self, Shutdown};
 
@@ -18,7 +16,7 @@ fn main() -> ExitCode {
     let done = match Invocation::parse(std::env::args_os()) {
         Ok(Invocation::PrintCapabilities) => print(&format!("{CAPABILITIES}\n")),
         Ok(Invocation::Run(args)) => run(&args),
-        Ok(Invocation::Ctl(args)) => ctl(&args),
+        Ok(Invocation::Ctl(args)) => args.run().map_err(Box::from),
         Err(usage) => usage.exit(),
     };
     match done {
@@ -27,13 +25,6 @@ fn main() -> ExitCode {
             eprintln!("vsteer: {error}");
             ExitCode::FAILURE
         }
-    }
-}
-
-fn ctl(args: &CtlArgs) -> Result<(), Box<dyn Error>> {
-    match args.job()? {
-        Job::Ask(request) => print(&ask(&args.socket, &request, args.json)?),
-        Job::Watch(job) => Ok(watch(&args.socket, &job, args.json)?),
     }
 }
 
@@ -49,7 +40,7 @@ fn run(args: &RunArgs) -> Result<(), Box<dyn Error>> {
     let control = config
         .control
         .as_deref()
-        .map(|path| Server::start(path, Arc::clone(&appliance) as Arc<dyn Operations>))
+        .map(|path| Server::start(path, Arc::new(Commands(Arc::clone(&appliance))), Limits::default()))
         .transpose()?;
     notify::ready();
     let signal = shutdown.wait();

@@ -17,13 +17,22 @@ use vsteer_switch::counters::Counter;
 use vsteer_switch::packet::{Frame, MAX_FRAME_BYTES};
 use vsteer_switch::port::PortId;
 
-use crate::control::protocol::PuntCounters;
-
 /// Most listeners at one time: each costs the workers a copy.
 pub const MAX_LISTENERS: usize = 8;
 
 /// Packets that wait for one listener at most.
 const BUFFERS: usize = 256;
+
+/// What became of the packets that rules handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Report {
+    /// Copies that listeners got.
+    pub delivered: u64,
+    /// Copies that came faster than a listener took them.
+    pub lost: u64,
+    /// Packets that nobody listened to.
+    pub unheard: u64,
+}
 
 /// A packet that was handed out.
 #[derive(Debug)]
@@ -139,8 +148,8 @@ impl Punts {
     }
 
     /// What became of all packets so far.
-    pub fn counters(&self) -> PuntCounters {
-        let mut sum = PuntCounters::default();
+    pub fn report(&self) -> Report {
+        let mut sum = Report::default();
         for worker in &self.counters {
             sum.delivered += worker.delivered.get();
             sum.lost += worker.lost.get();
@@ -242,7 +251,7 @@ mod tests {
         assert_eq!(all.next(read), None);
         assert_eq!(other.next(read), Some((6, 2, 60, vec![8; 20])));
         assert_eq!(other.next(read), None);
-        assert_eq!(punts.counters(), PuntCounters { delivered: 3, lost: 0, unheard: 1 });
+        assert_eq!(punts.report(), Report { delivered: 3, lost: 0, unheard: 1 });
     }
 
     #[test]
@@ -269,7 +278,7 @@ mod tests {
         assert!(Listener::new(&punts, None).is_none());
         listeners.clear();
         punts.hand_out(0, 0, PortId::ZERO, &frame(&[0; 60]), WHOLE);
-        assert_eq!(punts.counters().unheard, 1);
+        assert_eq!(punts.report().unheard, 1);
         assert!(Listener::new(&punts, None).is_some());
     }
 }

@@ -11,13 +11,35 @@ use std::time::{Duration, Instant};
 use vsteer_switch::classifier::SubtableStats;
 
 use super::{Appliance, soon};
-use crate::control::flow_text::mask_text;
-use crate::control::protocol::{CacheInfo, SubtableInfo, TierInfo, WorkerCache};
 use crate::worker::report::Report;
 use crate::worker::{Message, WorkerHandle};
 
 /// Longest wait for a worker to write its subtables down.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The caches of one worker.
+#[derive(Debug, Clone)]
+pub struct CacheReport {
+    /// Every counter of its pipeline by name, since the start.
+    pub counters: Vec<(&'static str, u64)>,
+    /// The ways in which packets are decided, fastest first, and what follows the decision.
+    pub tiers: Vec<TierReport>,
+    /// Subtables of its classifier, in the order in which they are searched; `None` if the worker did not answer in time.
+    pub subtables: Option<Vec<SubtableStats>>,
+}
+
+/// One way in which packets are decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TierReport {
+    /// Its name.
+    pub name: &'static str,
+    /// Packets decided there.
+    pub packets: u64,
+    /// Their share of all packets, 0 to 1.
+    pub share: f64,
+    /// Cycles spent there for each packet that came that far, as far as they were measured.
+    pub cycles_per_packet: Option<f64>,
+}
 
 /// A way in which packets are decided, by the names of its counters.
 struct Tier {
@@ -60,18 +82,18 @@ const TIERS: [Tier; 5] = [
 ];
 
 impl Appliance {
-    pub(super) fn show_caches(&self) -> CacheInfo {
+    /// The caches of each worker.
+    pub fn caches(&self) -> Vec<CacheReport> {
         // All are asked before the first is waited for.
         let reports: Vec<_> = self.workers.iter().map(ask).collect();
         let deadline = Instant::now() + ANSWER_TIMEOUT;
-        let workers = self.workers.iter().zip(reports).enumerate().map(|(index, (worker, report))| {
-            let counters: Vec<_> =
-                worker.shared.pipeline.snapshot().map(|(name, count)| (name.to_owned(), count)).collect();
+        let caches = self.workers.iter().zip(reports).map(|(worker, report)| {
+            let counters: Vec<_> = worker.shared.pipeline.snapshot().collect();
             let is_done = soon(deadline, || report.is_written());
-            let subtables = is_done.then(|| report.take().iter().map(subtable_info).collect());
-            WorkerCache { worker: index, tiers: tiers(&counters), counters, subtables }
+            let subtables = is_done.then(|| report.take());
+            CacheReport { tiers: tiers(&counters), counters, subtables }
         });
-        CacheInfo { workers: workers.collect() }
+        caches.collect()
     }
 }
 
@@ -83,18 +105,14 @@ fn ask(worker: &WorkerHandle) -> Arc<Report> {
     report
 }
 
-fn subtable_info(stats: &SubtableStats) -> SubtableInfo {
-    SubtableInfo { mask: mask_text(&stats.mask), flows: stats.flows as u64, hits: stats.hits }
-}
-
-fn tiers(counters: &[(String, u64)]) -> Vec<TierInfo> {
-    let get = |wanted: &str| counters.iter().find(|(name, _)| name == wanted).map(|&(_, count)| count);
+fn tiers(counters: &[(&str, u64)]) -> Vec<TierReport> {
+    let get = |wanted: &str| counters.iter().find(|&&(name, _)| name == wanted).map(|&(_, count)| count);
     let total = get("packets").unwrap_or(0).max(1) as f64;
     let tiers = TIERS.iter().map(|tier| {
         let packets = get(tier.packets).unwrap_or(0);
         let measured = get(tier.measured).filter(|&measured| measured > 0);
-        TierInfo {
-            name: tier.name.to_owned(),
+        TierReport {
+            name: tier.name,
             packets,
             share: packets as f64 / total,
             cycles_per_packet: get(tier.cycles)
@@ -119,7 +137,6 @@ mod tests {
             ("upcalls", 0),
             ("upcall_cycles", 0),
         ];
-        let counters: Vec<_> = counters.map(|(name, count)| (name.to_owned(), count)).into();
         let tiers = tiers(&counters);
         let exact = &tiers[1];
         assert_eq!((exact.packets, exact.share, exact.cycles_per_packet), (750, 0.75, Some(60.0)));

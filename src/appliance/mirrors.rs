@@ -1,42 +1,59 @@
-//! Mirrors: what `ctl mirror` does to them, and how they become part of a snapshot.
+//! Mirrors: adding, removing, and how they become part of a snapshot.
 
 use vsteer_switch::bridge::mirror::{MAX_MIRRORS, Mirror, MirroredPorts};
 use vsteer_switch::port::PortId;
 
-use super::{Appliance, PortTable};
+use super::{Appliance, PortTable, Refusal};
 use crate::config::{MirrorPorts, MirrorSpec, VlanSet};
-use crate::control::protocol::{ErrorKind, MirrorInfo, OperationError};
+
+/// A mirror, and whether it works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirrorReport {
+    /// What the operator asked for.
+    pub spec: MirrorSpec,
+    /// Whether the output port is there. Without it nothing is mirrored.
+    pub is_active: bool,
+}
 
 impl Appliance {
-    pub(super) fn list_mirrors(&self) -> Vec<MirrorInfo> {
+    /// All mirrors.
+    pub fn mirrors(&self) -> Vec<MirrorReport> {
         let table = self.ports.lock();
-        table.mirrors.iter().map(|mirror| mirror_info(mirror, &table)).collect()
+        table.mirrors.iter().map(|mirror| mirror_report(mirror, &table)).collect()
     }
 
-    pub(super) fn add_mirror(&self, spec: MirrorSpec) -> Result<MirrorInfo, OperationError> {
+    /// Adds a mirror.
+    ///
+    /// # Errors
+    /// Its name is in use, there are too many, or it names a port that does not exist.
+    pub fn add_mirror(&self, spec: MirrorSpec) -> Result<MirrorReport, Refusal> {
         let mut table = self.ports.lock();
         if table.mirrors.iter().any(|mirror| mirror.name == spec.name) {
-            let taken =
-                format!("there is a mirror {:?} already; delete it first, or choose another name", spec.name);
-            return Err(OperationError::new(ErrorKind::Exists, taken));
+            return Err(Refusal::taken(format!(
+                "there is a mirror {:?} already; delete it first, or choose another name",
+                spec.name
+            )));
         }
         if table.mirrors.len() >= MAX_MIRRORS {
             let full = format!("there are {MAX_MIRRORS} mirrors already; delete one first");
-            return Err(OperationError::new(ErrorKind::Exists, full));
+            return Err(Refusal::taken(full));
         }
         spec.port_names().try_for_each(|name| table.find(name).map(drop))?;
-        let info = mirror_info(&spec, &table);
+        let report = mirror_report(&spec, &table);
         tracing::info!(mirror = %spec, "mirror added");
         table.mirrors.push(spec);
         self.publish_ports(&table);
-        Ok(info)
+        Ok(report)
     }
 
-    pub(super) fn delete_mirror(&self, name: &str) -> Result<(), OperationError> {
+    /// Removes the mirror `name`.
+    ///
+    /// # Errors
+    /// There is no such mirror.
+    pub fn delete_mirror(&self, name: &str) -> Result<(), Refusal> {
         let mut table = self.ports.lock();
         let Some(at) = table.mirrors.iter().position(|mirror| mirror.name == name) else {
-            let message = format!("no mirror {name:?}; see mirror list");
-            return Err(OperationError::new(ErrorKind::NotFound, message));
+            return Err(Refusal::not_found(format!("no mirror {name:?}; see mirror list")));
         };
         table.mirrors.remove(at);
         self.publish_ports(&table);
@@ -45,15 +62,8 @@ impl Appliance {
     }
 }
 
-fn mirror_info(spec: &MirrorSpec, table: &PortTable) -> MirrorInfo {
-    MirrorInfo {
-        name: spec.name.clone(),
-        src: spec.src.to_string(),
-        dst: spec.dst.to_string(),
-        vlans: spec.vlans.as_ref().map(ToString::to_string),
-        output: spec.output.clone(),
-        active: table.open_id(&spec.output).is_some(),
-    }
+fn mirror_report(spec: &MirrorSpec, table: &PortTable) -> MirrorReport {
+    MirrorReport { spec: spec.clone(), is_active: table.open_id(&spec.output).is_some() }
 }
 
 /// The mirrors as the slow path knows them: those whose output is there, with what is there of their ports.

@@ -20,11 +20,28 @@ use vsteer_switch::rule::edit::Edit;
 use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::set::RuleSet;
 
-use super::{Appliance, PortTable};
+use super::rules::RulesChanged;
+use super::{Appliance, PortTable, Refusal};
 use crate::config::{Config, MirrorSpec, Placed, PortSpec, refuse_shared};
-use crate::control::protocol::{OperationError, Reloaded};
 use crate::port::OpenPort;
 use crate::port_numbers::PortNumbers;
+
+/// What a reload did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReloadReport {
+    /// Ports added.
+    pub ports_added: Vec<String>,
+    /// Ports removed.
+    pub ports_removed: Vec<String>,
+    /// Ports that go on with other settings.
+    pub ports_changed: Vec<String>,
+    /// Ports that were closed and opened again, as their settings needed that.
+    pub ports_reopened: Vec<String>,
+    /// What became of the rules; `None` if the configuration has none and had none.
+    pub rules: Option<RulesChanged>,
+    /// What could not be done while running, and how to do it.
+    pub notes: Vec<String>,
+}
 
 /// What the present state owes to the configuration.
 #[derive(Debug, Default)]
@@ -110,9 +127,15 @@ impl Plan {
 }
 
 impl Appliance {
-    pub(super) fn reload_config(&self) -> Result<Reloaded, OperationError> {
+    /// Reads the configuration again and does what it says.
+    ///
+    /// # Errors
+    /// It cannot be read or used, and nothing has changed; or a port cannot be opened, and the refusal says what has.
+    pub fn reload(&self) -> Result<ReloadReport, Refusal> {
+        // One after the other from the start: what a file says takes memory.
+        let _one = self.reloading.lock();
         let config = self.origin.read().map_err(|error| {
-            OperationError::invalid(format!("{error} (nothing has changed; correct it and reload again)"))
+            Refusal::invalid(format!("{error} (nothing has changed; correct it and reload again)"))
         })?;
         let mut table = self.ports.lock();
         let mut configured = self.configured.lock();
@@ -120,7 +143,7 @@ impl Appliance {
         // 1. What is to be done, and whether it can be.
         let plan = Plan::new(&table, &configured, &config.ports);
         let outcome = plan.outcome(&table, &config.ports);
-        let unchanged = |problem: String| OperationError::invalid(format!("{problem} (nothing has changed)"));
+        let unchanged = |problem: String| Refusal::invalid(format!("{problem} (nothing has changed)"));
         refuse_shared(&outcome).map_err(|error| unchanged(error.to_string()))?;
         if outcome.len() > MAX_PORTS {
             return Err(unchanged(format!("there would be more than {MAX_PORTS} ports; delete some first")));
@@ -143,12 +166,12 @@ impl Appliance {
         for spec in &plan.add {
             added.push(
                 self.open_port(spec, &numbers)
-                    .map_err(|error| unchanged(format!("port {}: {}", spec.name, error.message)))?,
+                    .map_err(|error| unchanged(format!("port {}: {}", spec.name, error.text)))?,
             );
         }
 
         // 3. One snapshot has all the rest.
-        let mut done = Reloaded { notes: self.notes(&config), ..Reloaded::default() };
+        let mut done = ReloadReport { notes: self.notes(&config), ..ReloadReport::default() };
         let (gone, mut left): (Vec<_>, Vec<_>) =
             std::mem::take(&mut table.open).into_iter().partition(|open| plan.closes(&open.port.spec().name));
         left.extend(added);
@@ -169,7 +192,7 @@ impl Appliance {
         for spec in plan.reopen.iter().chain(&plan.add_late) {
             match self.open_late(&mut table, spec) {
                 Ok(()) => (),
-                Err(error) => failed.push(format!("port {}: {}", spec.name, error.message)),
+                Err(error) => failed.push(format!("port {}: {}", spec.name, error.text)),
             }
         }
         *configured = Configured::new(&config, rules);
@@ -182,14 +205,14 @@ impl Appliance {
         if failed.is_empty() {
             return Ok(done);
         }
-        Err(OperationError::failed(format!(
+        Err(Refusal::failed(format!(
             "{} (this port is closed now, all else was done; correct it and reload again)",
             failed.join("; ")
         )))
     }
 
     /// The numbers of all names, those of `wanted` included.
-    fn numbers_for(&self, table: &PortTable, wanted: &[PortSpec]) -> Result<PortNumbers, OperationError> {
+    fn numbers_for(&self, table: &PortTable, wanted: &[PortSpec]) -> Result<PortNumbers, Refusal> {
         let mut numbers = PortNumbers::clone(&table.numbers);
         for spec in wanted {
             self.claim(&mut numbers, &spec.name)?;
@@ -197,12 +220,12 @@ impl Appliance {
         Ok(numbers)
     }
 
-    fn open_port(&self, spec: &PortSpec, numbers: &PortNumbers) -> Result<OpenPort, OperationError> {
+    fn open_port(&self, spec: &PortSpec, numbers: &PortNumbers) -> Result<OpenPort, Refusal> {
         let id = numbers.number(&spec.name).unwrap_or(PortId::ZERO);
-        OpenPort::open(id, spec.clone(), self.workers.len()).map_err(OperationError::failed)
+        OpenPort::open(id, spec.clone(), self.workers.len()).map_err(Refusal::failed)
     }
 
-    fn open_late(&self, table: &mut PortTable, spec: &PortSpec) -> Result<(), OperationError> {
+    fn open_late(&self, table: &mut PortTable, spec: &PortSpec) -> Result<(), Refusal> {
         self.claim(Arc::make_mut(&mut table.numbers), &spec.name)?;
         let opened = self.open_port(spec, &table.numbers)?;
         table.open.push(opened);

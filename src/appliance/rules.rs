@@ -1,79 +1,158 @@
-//! Rules: what `ctl flow` does to them, and how it shows them.
+//! Rules: adding, replacing, changing, removing, and what they count.
 //!
 //! Texts are read with the names of the present snapshot, and a change is made and published in one step, so changes that
 //! come at the same time are made one after the other, and each as a whole.
 
 use std::sync::Arc;
 
+use vsteer_switch::rule::action::RuleAction;
 use vsteer_switch::rule::edit::{Edit, EditError, Edited};
 use vsteer_switch::rule::entry::{Rule, RuleSpec};
-use vsteer_switch::rule::text::{self, TextError, parse_modification, parse_rules, parse_selector};
+use vsteer_switch::rule::set::TableStats;
+use vsteer_switch::rule::text::{TextError, parse_modification, parse_selector, rules_of};
 
-use super::Appliance;
+use super::{Appliance, Refusal};
 use crate::config::{rule_line, text_problem};
-use crate::control::protocol::{
-    OperationError, RuleFilter, RuleInfo, RulesChanged, RulesParams, SelectorParams, TableInfo,
-};
 use crate::port_numbers::PortNumbers;
 use crate::topology::Topology;
 
+/// Rules as somebody wrote them, one a line, in ovs-ofctl's syntax.
+#[derive(Debug, Clone, Copy)]
+pub struct WrittenRules<'a> {
+    /// The rules; `#` begins a comment.
+    pub text: &'a str,
+    /// The file they come from, for errors.
+    pub source: Option<&'a str>,
+}
+
+/// How rules are added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Adding {
+    /// Refuse a rule that shares packets with another of the same table and priority.
+    pub check_overlap: bool,
+    /// Let the counters of rules whose place is taken begin anew.
+    pub reset_counts: bool,
+}
+
+/// How rules are given other actions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Modifying {
+    /// Only rules with exactly this match and priority.
+    pub strict: bool,
+    /// Let their counters begin anew.
+    pub reset_counts: bool,
+}
+
+/// What a change of rules did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RulesChanged {
+    /// Rules that are new.
+    pub added: usize,
+    /// Rules that took the place of one with the same match and priority.
+    pub modified: usize,
+    /// Rules removed.
+    pub removed: usize,
+    /// Rules there are now.
+    pub rules: usize,
+}
+
+/// Rules and what surrounds them, with counters that are up to date.
+#[derive(Debug, Clone)]
+pub struct RulesReport {
+    /// The rules, by table and priority.
+    pub rules: Vec<Arc<Rule>>,
+    /// What ports are called.
+    pub numbers: Arc<PortNumbers>,
+    /// When this was so, on the clock of the rules' times.
+    pub now_ms: u64,
+}
+
+/// Bytes that one word of a line takes while the line is read: its items, and where they stand.
+const WORD_BYTES: usize = 128;
+
+/// About how much memory the rules of `text` take while it is read; more rather than less.
+pub fn reading_bytes(text: &str) -> usize {
+    let rule_bytes = size_of::<Edit>();
+    // Every action ends at one of these, or with its line.
+    let ends =
+        |line: &str| line.bytes().filter(|byte| matches!(byte, b',' | b' ' | b'\t' | b'(')).count() + 1;
+    let (mut kept, mut longest) = (0, 0);
+    for line in text.lines().filter(|line| !line.trim_start().is_empty()) {
+        let words = ends(line);
+        kept += rule_bytes + words * size_of::<RuleAction>();
+        longest = longest.max(words);
+    }
+    kept + longest * WORD_BYTES
+}
+
 impl Appliance {
-    pub(super) fn add_rules(&self, params: &RulesParams) -> Result<RulesChanged, OperationError> {
-        let specs = self.read_rules(params)?;
-        let edits: Vec<Edit> = specs
-            .into_iter()
-            .map(|spec| Edit::Add {
-                spec,
-                check_overlap: params.check_overlap,
-                reset_counts: params.reset_counts,
-            })
-            .collect();
-        self.edit_rules(&edits, |error| refused(params, error.edit, error))
+    /// Adds rules, all of them or none.
+    ///
+    /// # Errors
+    /// A line is no rule, or a rule cannot be had.
+    pub fn add_rules(&self, rules: WrittenRules<'_>, how: Adding) -> Result<RulesChanged, Refusal> {
+        let Adding { check_overlap, reset_counts } = how;
+        let edits = self.read_rules(rules, |spec| Edit::Add { spec, check_overlap, reset_counts })?;
+        self.edit_rules(&edits, |error| refused(rules, error.edit, error))
     }
 
-    pub(super) fn replace_rules(&self, params: &RulesParams) -> Result<RulesChanged, OperationError> {
-        let specs = self.read_rules(params)?;
-        self.edit_rules(&[Edit::Replace(specs)], |error| refused(params, error.rule.unwrap_or(0), error))
+    /// Puts rules in place of all that there are.
+    ///
+    /// # Errors
+    /// A line is no rule, or a rule cannot be had.
+    pub fn replace_rules(&self, rules: WrittenRules<'_>) -> Result<RulesChanged, Refusal> {
+        let specs = self.read_rules(rules, |spec| spec)?;
+        self.edit_rules(&[Edit::Replace(specs)], |error| refused(rules, error.rule.unwrap_or(0), error))
     }
 
-    pub(super) fn modify_rules(&self, params: &SelectorParams) -> Result<RulesChanged, OperationError> {
-        let modification = parse_modification(&params.text, params.strict, &*self.numbers())
-            .map_err(|error| text_error(None, &error))?;
+    /// Gives rules other actions: those that the selector in `text` selects, the actions behind it.
+    ///
+    /// # Errors
+    /// The text is no choice of rules with actions.
+    pub fn modify_rules(&self, text: &str, how: Modifying) -> Result<RulesChanged, Refusal> {
+        let modification = parse_modification(text, how.strict, &*self.port_numbers())
+            .map_err(|error| text_refusal(None, &error))?;
         let edit = Edit::Modify {
             selector: modification.selector,
-            strict: params.strict,
+            strict: how.strict,
             actions: modification.actions,
             cookie: modification.cookie,
-            reset_counts: params.reset_counts,
+            reset_counts: how.reset_counts,
         };
-        self.edit_rules(&[edit], |error| OperationError::failed(&error.reason))
+        self.edit_rules(&[edit], |error| Refusal::failed(&error.reason))
     }
 
-    pub(super) fn delete_rules(&self, params: &SelectorParams) -> Result<RulesChanged, OperationError> {
-        let selector = parse_selector(&params.text, params.strict, &*self.numbers())
-            .map_err(|error| text_error(None, &error))?;
-        let edit = Edit::Delete { selector, strict: params.strict };
-        self.edit_rules(&[edit], |error| OperationError::failed(&error.reason))
+    /// Removes the rules that the selector in `text` selects; a strict one only that with exactly its match and priority.
+    ///
+    /// # Errors
+    /// The text is no choice of rules.
+    pub fn delete_rules(&self, text: &str, strict: bool) -> Result<RulesChanged, Refusal> {
+        let selector = parse_selector(text, strict, &*self.port_numbers())
+            .map_err(|error| text_refusal(None, &error))?;
+        self.edit_rules(&[Edit::Delete { selector, strict }], |error| Refusal::failed(&error.reason))
     }
 
-    pub(super) fn dump_rules(&self, filter: &RuleFilter) -> Result<Vec<RuleInfo>, OperationError> {
+    /// The rules that the selector in `text` selects, with their counters as they are now.
+    ///
+    /// # Errors
+    /// The text is no choice of rules.
+    pub fn rules(&self, text: &str) -> Result<RulesReport, Refusal> {
         let topology = self.with_counters();
-        let selector = parse_selector(&filter.text, false, &*topology.numbers)
-            .map_err(|error| text_error(None, &error))?;
+        let selector =
+            parse_selector(text, false, &*topology.numbers).map_err(|error| text_refusal(None, &error))?;
         let now_ms = self.fabric.now_ms();
-        let selected = topology.rules.select(&selector, false);
-        Ok(selected.into_iter().map(|rule| rule_info(rule, &topology.numbers, now_ms)).collect())
+        let rules = topology.rules.select(&selector, false).into_iter().map(Arc::clone).collect();
+        Ok(RulesReport { rules, numbers: Arc::clone(&topology.numbers), now_ms })
     }
 
-    pub(super) fn dump_tables(&self) -> Vec<TableInfo> {
-        let topology = self.with_counters();
-        let tables = topology.rules.tables().map(|table| TableInfo {
-            table: table.table,
-            rules: table.rules as u64,
-            lookups: table.lookups(),
-            matched: table.matched,
-        });
-        tables.collect()
+    /// Rules that there are.
+    pub fn rule_count(&self) -> usize {
+        self.fabric.topology.load().rules.len()
+    }
+
+    /// Tables that have rules or were looked into.
+    pub fn tables(&self) -> Vec<TableStats> {
+        self.with_counters().rules.tables().collect()
     }
 
     /// The present snapshot, with the counters of its rules brought up to date.
@@ -83,83 +162,91 @@ impl Appliance {
         self.fabric.topology.load()
     }
 
-    fn numbers(&self) -> Arc<PortNumbers> {
-        Arc::clone(&self.fabric.topology.load().numbers)
-    }
-
-    fn read_rules(&self, params: &RulesParams) -> Result<Vec<RuleSpec>, OperationError> {
-        parse_rules(&params.text, &*self.numbers())
-            .map_err(|error| text_error(params.source.as_deref(), &error))
+    /// What `make` makes of each rule of a text.
+    fn read_rules<T>(
+        &self,
+        rules: WrittenRules<'_>,
+        make: impl Fn(RuleSpec) -> T,
+    ) -> Result<Vec<T>, Refusal> {
+        let numbers = self.port_numbers();
+        let read = rules_of(rules.text, &*numbers).map(|rule| rule.map(&make)).collect::<Result<_, _>>();
+        read.map_err(|error| text_refusal(rules.source, &error))
     }
 
     /// Makes `edits` and waits until all workers and all megaflows go by them; `refuse` says why not.
     fn edit_rules(
         &self,
         edits: &[Edit],
-        refuse: impl FnOnce(EditError) -> OperationError,
-    ) -> Result<RulesChanged, OperationError> {
+        refuse: impl FnOnce(EditError) -> Refusal,
+    ) -> Result<RulesChanged, Refusal> {
         let now_ms = self.fabric.now_ms();
         let mut changed = RulesChanged::default();
         let epoch = self.fabric.topology.update(|old| {
             let edited = old.rules.edit(edits, now_ms).map_err(refuse)?;
-            changed = count(&edited);
+            changed = RulesChanged::of(&edited);
             Ok(edited.has_changed().then(|| old.with_rules(edited.set)))
         })?;
         self.settle(epoch);
         if !self.sync_revalidator() {
             tracing::warn!("megaflows do not go by the changed rules yet; there may be very many");
         }
-        tracing::info!(
-            added = changed.added,
-            modified = changed.modified,
-            removed = changed.removed,
-            "rules changed"
-        );
+        let RulesChanged { added, modified, removed, .. } = changed;
+        tracing::info!(added, modified, removed, "rules changed");
         Ok(changed)
     }
 }
 
-/// What a change did, for those who asked for it.
-pub(super) fn count(edited: &Edited) -> RulesChanged {
-    RulesChanged {
-        added: edited.added as u64,
-        modified: edited.modified as u64,
-        removed: edited.removed.len() as u64,
-        rules: edited.set.len() as u64,
+impl RulesChanged {
+    /// What `edited` is beside the set before.
+    pub(super) fn of(edited: &Edited) -> Self {
+        Self {
+            added: edited.added,
+            modified: edited.modified,
+            removed: edited.removed.len(),
+            rules: edited.set.len(),
+        }
     }
 }
 
 /// An error in a text of rules: `FILE:LINE:COLUMN: ...`, or the column alone where there is a single line.
-pub(super) fn text_error(source: Option<&str>, error: &TextError) -> OperationError {
+pub(super) fn text_refusal(source: Option<&str>, error: &TextError) -> Refusal {
     let place = match source {
         Some(source) => format!("{source}:{}:{}", error.line, error.column),
         None => format!("column {}", error.column),
     };
-    OperationError::invalid(format!("{place}: {}", text_problem(error)))
+    Refusal::invalid(format!("{place}: {}", text_problem(error)))
 }
 
 /// The rule at `index` of a text cannot be had.
-fn refused(params: &RulesParams, index: usize, error: EditError) -> OperationError {
-    let place = match &params.source {
-        Some(source) => format!("{source}:{}: ", rule_line(&params.text, index)),
+fn refused(rules: WrittenRules<'_>, index: usize, error: EditError) -> Refusal {
+    let place = match rules.source {
+        Some(source) => format!("{source}:{}: ", rule_line(rules.text, index)),
         None => String::new(),
     };
-    OperationError::failed(format!("{place}{}", error.reason))
+    Refusal::failed(format!("{place}{}", error.reason))
 }
 
-fn rule_info(rule: &Rule, numbers: &PortNumbers, now_ms: u64) -> RuleInfo {
-    let (spec, stats) = (rule.spec(), rule.stats());
-    RuleInfo {
-        table: spec.table,
-        priority: spec.priority,
-        cookie: spec.cookie,
-        match_text: text::match_text(&spec.matching, numbers),
-        actions: text::actions_text(&spec.actions, numbers),
-        duration_ms: now_ms.saturating_sub(rule.created_ms()),
-        idle_ms: now_ms.saturating_sub(stats.last_used_ms.max(rule.created_ms())),
-        idle_timeout_s: spec.idle_timeout_s,
-        hard_timeout_s: spec.hard_timeout_s,
-        packets: stats.packets,
-        bytes: stats.bytes,
+#[cfg(test)]
+mod tests {
+    use vsteer_switch::rule::text::parse_rules;
+
+    use super::*;
+
+    #[test]
+    fn memory_of_rules_that_are_read_is_not_underestimated() {
+        let texts = [
+            "actions=drop\n".repeat(1000),
+            "priority=7,tcp,nw_src=10.0.0.0/8,tp_dst=22,actions=set_field:1->reg0,normal\n".repeat(1000),
+            format!("actions={}1\n", "1,".repeat(10_000)),
+        ];
+        for text in texts {
+            let rules = parse_rules(&text, &PortNumbers::default()).unwrap();
+            let actions: usize = rules.iter().map(|rule| size_of_val(&*rule.actions)).sum();
+            let held = rules.len() * size_of::<Edit>() + actions;
+            let told = reading_bytes(&text);
+            assert!(held <= told, "{held} {told}");
+            assert!(told < 4 * held, "{held} {told}");
+        }
+        assert!(reading_bytes("") < 1000);
     }
 }

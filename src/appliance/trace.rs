@@ -19,12 +19,10 @@ use vsteer_switch::rule::text::{self, UNNAMED_SOURCE, parse_packet};
 use vsteer_switch::slow_path::trace::{Note, Observer};
 use vsteer_switch::slow_path::{Translation, translate};
 
-use super::Appliance;
 use super::packet_text::{key_of, packet_text};
-use super::rules::text_error;
-use crate::control::flow_text::{mac_text, match_text, verdict_text};
-use crate::control::hex;
-use crate::control::protocol::{OperationError, TraceInfo, TraceQuery, TraceStep};
+use super::rules::text_refusal;
+use super::{Appliance, Refusal};
+use crate::flow_text::{mac_text, match_text, verdict_text};
 use crate::port::report::{DriverStatus, Link};
 use crate::port_numbers::PortNumbers;
 use crate::topology::Topology;
@@ -32,55 +30,103 @@ use crate::topology::Topology;
 /// An Ethernet header: what a packet must have to be looked at.
 const MIN_FRAME_BYTES: usize = 14;
 
+/// Most bytes of a trace's steps: rules that resubmit in circles could make gigabytes of them.
+const MAX_STEPS_BYTES: usize = 1024 * 1024;
+
+/// A packet to trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TracedPacket<'a> {
+    /// Fields in ovs-ofctl's syntax; what is not named is zero.
+    Fields(&'a str),
+    /// A packet.
+    Bytes {
+        /// Name of the port that it comes in by.
+        in_port: &'a str,
+        /// Its bytes.
+        bytes: &'a [u8],
+    },
+}
+
+/// What the switch would do with a packet now, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceReport {
+    /// The packet's fields in ovs-ofctl's syntax.
+    pub flow: String,
+    /// Tables, rules and actions in the order in which they were taken.
+    pub steps: Vec<TraceStep>,
+    /// What the megaflow that would be installed matches.
+    pub megaflow: String,
+    /// What happens to the packet, in the words of megaflows.
+    pub actions: String,
+    /// Why it is dropped, if it is.
+    pub drop: Option<DropReason>,
+    /// What it would teach the switch, and what stands in the way of the actions now.
+    pub remarks: Vec<String>,
+}
+
+/// A step of a trace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceStep {
+    /// How deep in resubmits it is.
+    pub depth: u16,
+    /// What was done.
+    pub text: String,
+}
+
 impl Appliance {
-    pub(super) fn trace_packet(&self, query: &TraceQuery) -> Result<TraceInfo, OperationError> {
+    /// What would happen to a packet. Nothing changes by asking.
+    ///
+    /// # Errors
+    /// The packet cannot be read, or its port does not exist.
+    pub fn trace(&self, packet: TracedPacket<'_>) -> Result<TraceReport, Refusal> {
         let topology = self.fabric.topology.load();
-        let fields = match query {
-            TraceQuery::Flow(text) => {
+        let fields = match packet {
+            TracedPacket::Fields(text) => {
                 let packet = parse_packet(text, &*topology.numbers);
-                from_a_port(packet.map_err(|error| text_error(None, &error))?, &topology)?
+                from_a_port(packet.map_err(|error| text_refusal(None, &error))?, &topology)?
             }
-            TraceQuery::Packet { in_port, data } => {
+            TracedPacket::Bytes { in_port, bytes } => {
                 let port = self.ports.lock().find(in_port)?;
-                let bytes =
-                    hex::bytes(data).filter(|bytes| bytes.len() <= MAX_FRAME_BYTES).ok_or_else(|| {
-                        OperationError::invalid(format!(
-                            "the packet is not written in hexadecimal, or longer than {MAX_FRAME_BYTES} bytes"
-                        ))
-                    })?;
+                if bytes.len() > MAX_FRAME_BYTES {
+                    return Err(Refusal::invalid(format!(
+                        "the packet has {} bytes; give one of at most {MAX_FRAME_BYTES}",
+                        bytes.len()
+                    )));
+                }
                 if bytes.len() < MIN_FRAME_BYTES {
                     return Ok(too_short(bytes.len()));
                 }
-                Fields::of_packet(key_of(port.id, &bytes))
+                Fields::of_packet(key_of(port.id, bytes))
             }
         };
         Ok(self.trace_fields(&fields, &topology))
     }
 
-    fn trace_fields(&self, fields: &Fields, topology: &Topology) -> TraceInfo {
+    fn trace_fields(&self, fields: &Fields, topology: &Topology) -> TraceReport {
         let state = topology.state(&self.fabric.fdb);
-        let mut recorder = Recorder { numbers: &topology.numbers, steps: Vec::new() };
+        let mut recorder = Recorder::new(&topology.numbers);
         let translation = translate(&fields.key, &state, &mut recorder);
-        let steps = recorder.steps;
         let name = |number| topology.numbers.name_of_number(number);
-        TraceInfo {
+        let mut remarks = remarks(fields, &translation, topology);
+        if recorder.left_out > 0 {
+            remarks.push(format!("{} more steps were taken; they are not shown", recorder.left_out));
+        }
+        TraceReport {
             flow: packet_text(fields, &*topology.numbers),
-            steps,
+            steps: recorder.steps,
             megaflow: match_text(&translation.mask.apply(&fields.key), &translation.mask, name),
             actions: verdict_text(&translation.verdict, fields.key.eth_type.get(), name),
-            drop: dropped(&translation.verdict).map(|reason| reason.name().to_owned()),
-            remarks: remarks(fields, &translation, topology),
+            drop: dropped(&translation.verdict),
+            remarks,
         }
     }
 }
 
 /// The packet, with the number of the local port in place of the word that it came from there.
-fn from_a_port(mut fields: Fields, topology: &Topology) -> Result<Fields, OperationError> {
+fn from_a_port(mut fields: Fields, topology: &Topology) -> Result<Fields, Refusal> {
     if fields.key.in_port & FROM_LOCAL != 0 {
         let local = topology.switch.local().ok_or_else(|| {
-            OperationError::invalid(
-                "no port is the local one: say in_port=PORT, or give a port local=on".to_owned(),
-            )
+            Refusal::invalid("no port is the local one: say in_port=PORT, or give a port local=on".to_owned())
         })?;
         fields.key.in_port = local.number().into();
     }
@@ -98,14 +144,14 @@ fn dropped(verdict: &Verdict) -> Option<DropReason> {
 }
 
 /// What a packet that is too short to have fields meets.
-fn too_short(len: usize) -> TraceInfo {
+fn too_short(len: usize) -> TraceReport {
     let reason = DropReason::FrameTooShort;
-    TraceInfo {
+    TraceReport {
         flow: String::new(),
         steps: Vec::new(),
         megaflow: String::new(),
         actions: format!("drop({})", reason.name()),
-        drop: Some(reason.name().to_owned()),
+        drop: Some(reason),
         remarks: vec![format!("the packet has {len} bytes, an Ethernet header has {MIN_FRAME_BYTES}")],
     }
 }
@@ -145,12 +191,25 @@ fn remarks(fields: &Fields, translation: &Translation, topology: &Topology) -> V
 struct Recorder<'a> {
     numbers: &'a PortNumbers,
     steps: Vec<TraceStep>,
+    /// Bytes that the steps take.
+    bytes: usize,
+    /// Steps that found no room.
+    left_out: u64,
 }
 
-impl Recorder<'_> {
+impl<'a> Recorder<'a> {
+    fn new(numbers: &'a PortNumbers) -> Self {
+        Self { numbers, steps: Vec::new(), bytes: 0, left_out: 0 }
+    }
+
     fn step(&mut self, depth: usize, text: String) {
         // A drop is told where it is found and again as the outcome.
         if self.steps.last().is_some_and(|last| last.text == text) {
+            return;
+        }
+        self.bytes += size_of::<TraceStep>() + text.len();
+        if self.bytes > MAX_STEPS_BYTES {
+            self.left_out += 1;
             return;
         }
         self.steps.push(TraceStep { depth: u16::try_from(depth).unwrap_or(u16::MAX), text });

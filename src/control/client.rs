@@ -6,13 +6,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use thiserror::Error;
 
-use super::protocol::{ErrorKind, Hello, OperationError, PROTOCOL, Request};
+use super::protocol::{ErrorKind, HELLO, Hello, NoParams, PROTOCOL, RequestError};
+use super::server::MAX_LINE_BYTES;
 
-/// Time in which the switch must begin to answer.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time in which the switch must say who it is.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time in which the switch must begin to answer: large requests wait for each other, twice for up to 20 seconds, and
+/// hundreds of thousands of rules take some.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A connection to a running switch.
 #[derive(Debug)]
@@ -20,7 +26,14 @@ pub struct Client {
     stream: BufReader<UnixStream>,
     path: PathBuf,
     last_id: u64,
-    /// The beginning of a stream's item.
+    max_request_bytes: u64,
+}
+
+/// The stream that a request began.
+#[derive(Debug)]
+pub struct Items<'a> {
+    client: &'a mut Client,
+    /// The beginning of an item.
     partial: Vec<u8>,
 }
 
@@ -51,9 +64,41 @@ pub enum ClientError {
         /// What is odd about it.
         problem: String,
     },
+    /// The request is longer than the switch takes. Nothing was sent.
+    #[error("the request has {bytes} bytes, and the switch takes {limit} at most; give it in parts")]
+    TooLong {
+        /// Bytes of the request.
+        bytes: u64,
+        /// Bytes of a request at most.
+        limit: u64,
+    },
     /// The switch refused.
     #[error(transparent)]
-    Refused(#[from] OperationError),
+    Refused(#[from] RequestError),
+}
+
+/// A reply, or an item of a stream, as it is in the envelope.
+#[derive(Debug, Deserialize)]
+struct Envelope<'a> {
+    #[serde(default)]
+    id: Option<u64>,
+    #[serde(borrow, default)]
+    method: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "super::protocol::present")]
+    result: Option<&'a RawValue>,
+    #[serde(default)]
+    error: Option<WireError>,
+}
+
+/// An error as it stands on the wire.
+#[derive(Debug, Deserialize)]
+struct WireError {
+    #[serde(default)]
+    code: i64,
+    #[serde(default)]
+    message: Option<String>,
 }
 
 impl Client {
@@ -64,11 +109,15 @@ impl Client {
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let unreachable = |source| ClientError::Unreachable { path: path.to_owned(), source };
         let stream = UnixStream::connect(path).map_err(unreachable)?;
-        stream.set_read_timeout(Some(REPLY_TIMEOUT)).map_err(unreachable)?;
+        stream.set_read_timeout(Some(HELLO_TIMEOUT)).map_err(unreachable)?;
         stream.set_write_timeout(Some(REPLY_TIMEOUT)).map_err(unreachable)?;
-        let mut client =
-            Self { stream: BufReader::new(stream), path: path.to_owned(), last_id: 0, partial: Vec::new() };
-        let result = client.call(&Request::Hello)?;
+        let mut client = Self {
+            stream: BufReader::new(stream),
+            path: path.to_owned(),
+            last_id: 0,
+            max_request_bytes: MAX_LINE_BYTES as u64,
+        };
+        let result = client.call(HELLO, &NoParams {})?;
         let hello: Hello = client.read(&result)?;
         if hello.protocol != PROTOCOL {
             let problem = format!(
@@ -77,43 +126,99 @@ impl Client {
             );
             return Err(client.not_vsteer(problem));
         }
+        client.max_request_bytes = hello.max_request_bytes.unwrap_or(client.max_request_bytes);
+        client.stream.get_ref().set_read_timeout(Some(REPLY_TIMEOUT)).map_err(unreachable)?;
         Ok(client)
     }
 
-    /// Sends `request` and waits for its result.
+    /// Sends a request for `method` and waits for its result.
     ///
     /// # Errors
-    /// The switch refuses, or the connection fails.
-    pub fn call(&mut self, request: &Request) -> Result<Value, ClientError> {
+    /// The request is too long, the switch refuses, or the connection fails.
+    pub fn call(&mut self, method: &str, params: &impl Serialize) -> Result<Box<RawValue>, ClientError> {
         self.last_id += 1;
+        let request = self.request(method, params)?;
         let line = self
-            .exchange(&request.to_json(self.last_id))
+            .exchange(&request)
             .map_err(|source| ClientError::Broken { path: self.path.clone(), source })?;
-        let mut reply: Value = serde_json::from_str(&line)
-            .map_err(|error| self.not_vsteer(format!("the reply is no JSON ({error})")))?;
-        if let Some(error) = reply.get("error") {
-            let kind = ErrorKind::from_code(error["code"].as_i64().unwrap_or_default());
-            let message = error["message"].as_str().unwrap_or("refused without a reason");
-            return Err(OperationError::new(kind, message).into());
+        let reply: Envelope<'_> = serde_json::from_str(&line)
+            .map_err(|error| self.not_vsteer(format!("the reply is none of JSON-RPC ({error})")))?;
+        if let Some(WireError { code, message }) = reply.error {
+            let message = message.unwrap_or("refused without a reason".to_owned());
+            return Err(RequestError::new(ErrorKind::from_code(code), message).into());
         }
-        if reply["id"].as_u64() != Some(self.last_id) {
+        if reply.method.is_some() || reply.id != Some(self.last_id) {
             return Err(self.not_vsteer("the reply is to another request".to_owned()));
         }
-        match reply.as_object_mut().and_then(|reply| reply.remove("result")) {
-            Some(result) => Ok(result),
+        match reply.result {
+            Some(result) => Ok(result.to_owned()),
             None => Err(self.not_vsteer("the reply has no result".to_owned())),
         }
     }
 
-    /// The next item of the stream that the last call began; `None` if none came within `wait`.
+    /// Sends a request for `method`, which is answered by a stream.
+    ///
+    /// # Errors
+    /// Those of [`call`](Self::call); or the method has a result and no stream.
+    pub fn watch(&mut self, method: &str, params: &impl Serialize) -> Result<Items<'_>, ClientError> {
+        let result = self.call(method, params)?;
+        if result.get() != "null" {
+            return Err(self.not_vsteer(format!("{method} is answered by a result, not by a stream")));
+        }
+        Ok(Items { client: self, partial: Vec::new() })
+    }
+
+    /// Reads a result as the type that its request promises.
+    ///
+    /// # Errors
+    /// The result has another shape.
+    pub fn read<T: DeserializeOwned>(&self, result: &RawValue) -> Result<T, ClientError> {
+        serde_json::from_str(result.get())
+            .map_err(|error| self.not_vsteer(format!("the reply is odd ({error})")))
+    }
+
+    fn request(&self, method: &str, params: &impl Serialize) -> Result<String, ClientError> {
+        // Our own types have no keys that are not text, and nothing else fails.
+        let params = serde_json::to_string(params).map_err(|error| self.not_vsteer(error.to_string()))?;
+        let id = self.last_id;
+        let mut request = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
+        let (bytes, limit) = (request.len() as u64, self.max_request_bytes);
+        if bytes > limit {
+            return Err(ClientError::TooLong { bytes, limit });
+        }
+        request.push('\n');
+        Ok(request)
+    }
+
+    fn exchange(&mut self, request: &str) -> io::Result<String> {
+        let sent = self.stream.get_mut().write_all(request.as_bytes());
+        let mut line = String::new();
+        // A switch that hangs up in the middle of a request has left its reason.
+        let received = self.stream.read_line(&mut line);
+        match (sent, received) {
+            (Ok(()), Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
+            (Ok(()), Err(error)) => Err(error),
+            (Err(error), Ok(0) | Err(_)) => Err(error),
+            _ => Ok(line),
+        }
+    }
+
+    fn not_vsteer(&self, problem: String) -> ClientError {
+        ClientError::NotVsteer { path: self.path.clone(), problem }
+    }
+}
+
+impl Items<'_> {
+    /// The next item; `None` if none came within `wait`.
     ///
     /// # Errors
     /// The connection failed or ended.
-    pub fn next_item(&mut self, wait: Duration) -> Result<Option<Value>, ClientError> {
-        let broken = |source| ClientError::Broken { path: self.path.clone(), source };
-        self.stream.get_ref().set_read_timeout(Some(wait)).map_err(broken)?;
+    pub fn next(&mut self, wait: Duration) -> Result<Option<Box<RawValue>>, ClientError> {
+        let Self { client, partial } = self;
+        let broken = |source| ClientError::Broken { path: client.path.clone(), source };
+        client.stream.get_ref().set_read_timeout(Some(wait)).map_err(broken)?;
         // What came of a line before the time was over is kept for the next call.
-        match self.stream.read_until(b'\n', &mut self.partial) {
+        match client.stream.read_until(b'\n', partial) {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 return Ok(None);
             }
@@ -121,33 +226,20 @@ impl Client {
             Ok(0) => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
             Ok(_) => (),
         }
-        let line = std::mem::take(&mut self.partial);
-        let mut item: Value = serde_json::from_slice(&line)
-            .map_err(|error| self.not_vsteer(format!("an item is no JSON ({error})")))?;
-        match item.as_object_mut().and_then(|item| item.remove("params")) {
-            Some(params) => Ok(Some(params)),
-            None => Err(self.not_vsteer("an item has no params".to_owned())),
+        let line = std::mem::take(partial);
+        let item: Envelope<'_> = serde_json::from_slice(&line)
+            .map_err(|error| client.not_vsteer(format!("an item is none of JSON-RPC ({error})")))?;
+        match item.params {
+            Some(params) => Ok(Some(params.to_owned())),
+            None => Err(client.not_vsteer("an item has no params".to_owned())),
         }
     }
 
-    /// Reads a result as the type that its request promises.
+    /// Reads an item as the type that its request promises.
     ///
     /// # Errors
-    /// The result has another shape.
-    pub fn read<T: DeserializeOwned>(&self, result: &Value) -> Result<T, ClientError> {
-        T::deserialize(result).map_err(|error| self.not_vsteer(format!("the reply is odd ({error})")))
-    }
-
-    fn exchange(&mut self, request: &Value) -> io::Result<String> {
-        self.stream.get_mut().write_all(format!("{request}\n").as_bytes())?;
-        let mut line = String::new();
-        match self.stream.read_line(&mut line)? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => Ok(line),
-        }
-    }
-
-    fn not_vsteer(&self, problem: String) -> ClientError {
-        ClientError::NotVsteer { path: self.path.clone(), problem }
+    /// The item has another shape.
+    pub fn read<T: DeserializeOwned>(&self, item: &RawValue) -> Result<T, ClientError> {
+        self.client.read(item)
     }
 }

@@ -71,7 +71,7 @@ pub enum News {
 }
 
 /// Counters of a port, all workers together.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CounterSums {
     /// Packets received from the port.
     pub rx_pkts: u64,
@@ -107,6 +107,22 @@ impl CounterSums {
         sums
     }
 
+    /// Packets dropped for any reason.
+    pub fn dropped(&self) -> u64 {
+        self.drops.iter().sum()
+    }
+
+    /// Adds those of another port.
+    pub fn add(&mut self, other: &CounterSums) {
+        self.rx_pkts += other.rx_pkts;
+        self.rx_bytes += other.rx_bytes;
+        self.tx_pkts += other.tx_pkts;
+        self.tx_bytes += other.tx_bytes;
+        for (mine, theirs) in self.drops.iter_mut().zip(other.drops) {
+            *mine += theirs;
+        }
+    }
+
     /// Packets dropped for each reason that any was dropped for.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         DropReason::ALL
@@ -130,5 +146,8 @@ mod tests {
         let sums = CounterSums::of(&shards);
         assert_eq!((sums.rx_pkts, sums.tx_bytes), (3, 60));
         assert_eq!(sums.drops().collect::<Vec<_>>(), [(DropReason::TooLong, 5)]);
+        let mut both = sums;
+        both.add(&sums);
+        assert_eq!((both.rx_pkts, both.tx_bytes, both.dropped()), (6, 120, 10));
     }
 }

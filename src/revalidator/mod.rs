@@ -26,7 +26,6 @@ use vsteer_switch::state::Seen;
 
 use self::sync::Sync;
 use crate::config::FlowCacheConfig;
-use crate::control::protocol::RevalidatorInfo;
 use crate::fabric::Fabric;
 use crate::notify::Vital;
 use crate::port::report::News;
@@ -64,6 +63,8 @@ pub struct Report {
     pub last: Outcome,
     /// What all of them did.
     pub total: Outcome,
+    /// Megaflows in all workers.
+    pub flows: usize,
     /// Megaflows that may be, in all workers.
     pub flow_limit: usize,
     /// How long a megaflow may go unused at present.
@@ -130,24 +131,7 @@ impl Revalidator {
 
     /// What it has done so far.
     pub fn report(&self) -> Report {
-        self.report.lock().clone()
-    }
-
-    /// What it has done so far, as control clients see it.
-    pub fn info(&self) -> RevalidatorInfo {
-        let report = self.report();
-        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let done = report.total.counts().filter(|&(_, count)| count > 0);
-        RevalidatorInfo {
-            passes: report.passes,
-            last_pass_us: us(report.last_pass),
-            longest_pass_us: us(report.longest_pass),
-            flows: self.flows.live() as u64,
-            flow_limit: report.flow_limit as u64,
-            idle_ms: report.idle_ms,
-            done: done.map(|(name, count)| (name.to_owned(), count)).collect(),
-            rules_expired: report.rules_expired,
-        }
+        Report { flows: self.flows.live(), ..self.report.lock().clone() }
     }
 }
 

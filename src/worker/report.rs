@@ -1,7 +1,55 @@
-//! What a worker writes down about its subtables when asked.
+//! What a worker reports: what it has done, and when asked, what it writes down about its subtables.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 use vsteer_switch::classifier::SubtableStats;
+
+use super::WorkerHandle;
+
+/// What a worker has done since the start.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WorkerReport {
+    /// The CPU it is pinned to.
+    pub cpu: Option<usize>,
+    /// Rounds over its queues.
+    pub rounds: u64,
+    /// Share of its time spent in rounds that found packets, 0 to 1.
+    pub busy: f64,
+    /// Cycles in such rounds.
+    pub busy_cycles: u64,
+    /// Times it went to sleep.
+    pub sleeps: u64,
+    /// Packets that the exact-match cache decided.
+    pub exact_hits: u64,
+    /// Packets that the classifier decided.
+    pub classifier_hits: u64,
+    /// Packets that went to the slow path.
+    pub upcalls: u64,
+    /// Megaflows installed now.
+    pub flows: u64,
+}
+
+impl WorkerReport {
+    /// That of `worker` now.
+    pub fn of(worker: &WorkerHandle) -> Self {
+        let shared = &worker.shared;
+        // Relaxed: each number stands alone.
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let busy_cycles = get(&shared.busy_cycles);
+        Self {
+            cpu: worker.cpu,
+            rounds: get(&shared.rounds),
+            busy: busy_cycles as f64 / get(&shared.total_cycles).max(1) as f64,
+            busy_cycles,
+            sleeps: get(&shared.sleeps),
+            exact_hits: get(&shared.pipeline.exact_hits),
+            classifier_hits: get(&shared.pipeline.classifier_hits),
+            upcalls: get(&shared.pipeline.upcalls),
+            flows: get(&shared.pipeline.flows),
+        }
+    }
+}
 
 /// A sheet that travels to a worker empty and comes back written.
 ///

@@ -46,7 +46,7 @@ pub use conditions::UNNAMED_SOURCE;
 pub use error::TextError;
 pub use print::{actions_text, match_text, rule_text};
 pub use statement::{
-    Modification, parse_modification, parse_packet, parse_rule, parse_rules, parse_selector,
+    Modification, parse_modification, parse_packet, parse_rule, parse_rules, parse_selector, rules_of,
 };
 
 /// What ports are called.

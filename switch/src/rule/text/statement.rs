@@ -55,6 +55,14 @@ pub fn parse_rule(text: &str, names: &dyn PortNames) -> Result<RuleSpec, TextErr
 /// # Errors
 /// A line describes none: the first such one.
 pub fn parse_rules(text: &str, names: &dyn PortNames) -> Result<Vec<RuleSpec>, TextError> {
+    rules_of(text, names).collect()
+}
+
+/// The rules that the lines of a file describe, read one by one as they are asked for; else as [`parse_rules`].
+pub fn rules_of<'a>(
+    text: &'a str,
+    names: &'a dyn PortNames,
+) -> impl Iterator<Item = Result<RuleSpec, TextError>> + 'a {
     let lines = text.lines().enumerate().map(|(index, line)| {
         let line = line.split_once('#').map_or(line, |(before, _)| before);
         (index + 1, line)
@@ -62,7 +70,6 @@ pub fn parse_rules(text: &str, names: &dyn PortNames) -> Result<Vec<RuleSpec>, T
     lines
         .filter(|(_, line)| !line.trim().is_empty())
         .map(|(number, line)| parse_rule(line, names).map_err(|error| error.in_line(number)))
-        .collect()
 }
 
 /// The choice of rules that a line of text describes. A strict one chooses by the very match and priority.

@@ -16,7 +16,7 @@ use vsteer_switch::wire::ethernet::{TYPE_ARP, TYPE_IPV4, TYPE_IPV6, TYPE_RARP};
 use vsteer_switch::wire::vlan::TYPE_CUSTOMER;
 use vsteer_switch::wire::{FRAG_ANY, FRAG_LATER, MacAddr, icmp, sctp, tcp, udp};
 
-use super::hex;
+use crate::hex;
 
 /// The text of what `mask` looks at in `key`; `port_name` names ports, those it does not know are shown as numbers.
 pub fn match_text(key: &FlowKey, mask: &Mask, port_name: impl Fn(u32) -> Option<String>) -> String {

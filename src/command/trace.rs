@@ -1,0 +1,183 @@
+//! `vsteer ctl trace`: what the switch would do with a packet, and why.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::ctl::CtlError;
+use super::entry::{Command, Entry, Family, Sending};
+use super::table::printable;
+use crate::appliance::Appliance;
+use crate::appliance::refusal::Refusal;
+use crate::appliance::trace::{TraceReport, TracedPacket};
+use crate::{hex, pcap};
+
+pub(super) const FAMILY: Family = Family::Single(Entry::call::<Trace>());
+
+/// Show what the switch would do with a packet, and why
+///
+/// Give the packet's fields (vsteer ctl trace 'in_port=vm0,tcp,nw_src=10.0.0.1,tp_dst=22'; fields that are not named are
+/// zero), or a packet from a capture file and the port that it comes in by. Nothing changes by asking.
+#[derive(Debug, Args)]
+struct Trace {
+    /// The packet's fields in ovs-ofctl's syntax, in_port=PORT among them
+    #[arg(required_unless_present = "pcap", conflicts_with = "pcap")]
+    flow: Option<String>,
+    /// Take the packet from this capture file
+    #[arg(long, value_name = "FILE", requires = "in_port")]
+    pcap: Option<PathBuf>,
+    /// The port that the packet of --pcap comes in by
+    #[arg(long, value_name = "NAME", requires = "pcap")]
+    in_port: Option<String>,
+    /// Which packet of --pcap, from 1
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    packet: u32,
+}
+
+/// A packet to trace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+enum TraceQuery {
+    /// Fields in ovs-ofctl's syntax; what is not named is zero.
+    Flow(String),
+    /// A packet.
+    Packet {
+        /// Name of the port that it comes in by.
+        in_port: String,
+        /// Its bytes in hexadecimal.
+        data: String,
+    },
+}
+
+/// What the switch would do with a packet now, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct TraceInfo {
+    /// The packet's fields in ovs-ofctl's syntax.
+    flow: String,
+    /// Tables, rules and actions in the order in which they were taken.
+    steps: Vec<TraceStep>,
+    /// What the megaflow that would be installed matches.
+    megaflow: String,
+    /// What happens to the packet, as `flow dump` has it.
+    actions: String,
+    /// Why it is dropped, if it is: the name of the counter.
+    drop: Option<String>,
+    /// What it would teach the switch, and what stands in the way of the actions now.
+    remarks: Vec<String>,
+}
+
+/// A step of a trace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct TraceStep {
+    /// How deep in resubmits it is.
+    depth: u16,
+    /// What was done.
+    text: String,
+}
+
+impl From<TraceReport> for TraceInfo {
+    fn from(trace: TraceReport) -> Self {
+        let steps = trace.steps.into_iter();
+        Self {
+            flow: trace.flow,
+            steps: steps.map(|step| TraceStep { depth: step.depth, text: step.text }).collect(),
+            megaflow: trace.megaflow,
+            actions: trace.actions,
+            drop: trace.drop.map(|reason| reason.name().to_owned()),
+            remarks: trace.remarks,
+        }
+    }
+}
+
+impl Command for Trace {
+    const WORD: &'static str = "trace";
+    const METHOD: &'static str = "trace";
+    type Params = TraceQuery;
+    type Reply = TraceInfo;
+
+    fn params(self) -> Result<TraceQuery, CtlError> {
+        let (Some(path), Some(in_port)) = (self.pcap, self.in_port) else {
+            return Ok(TraceQuery::Flow(self.flow.unwrap_or_default()));
+        };
+        let wrong = |source| CtlError::Pcap { path: path.clone(), source };
+        let file = File::open(&path).map_err(|error| wrong(error.into()))?;
+        let packet = pcap::read_packet(BufReader::new(file), self.packet as usize).map_err(wrong)?;
+        Ok(TraceQuery::Packet { in_port, data: hex::text(&packet) })
+    }
+
+    /// A text is taken apart, and a packet's digits become bytes.
+    fn weight(query: &TraceQuery, _: &Appliance) -> usize {
+        match query {
+            TraceQuery::Flow(text) => 64 * text.len(),
+            TraceQuery::Packet { data, .. } => 2 * data.len(),
+        }
+    }
+
+    fn carry_out(appliance: &Appliance, query: TraceQuery) -> Result<Sending<TraceInfo>, Refusal> {
+        let trace = match &query {
+            TraceQuery::Flow(text) => appliance.trace(TracedPacket::Fields(text))?,
+            TraceQuery::Packet { in_port, data } => {
+                let bytes = hex::bytes(data)
+                    .ok_or_else(|| Refusal::invalid("the packet's data is not written in hexadecimal"))?;
+                appliance.trace(TracedPacket::Bytes { in_port, bytes: &bytes })?
+            }
+        };
+        Ok(TraceInfo::from(trace).into())
+    }
+
+    /// In the manner of `ovs-appctl ofproto/trace`.
+    fn text(_: &TraceQuery, trace: &TraceInfo) -> String {
+        let mut text = String::new();
+        let mut line = |line: &str| {
+            text.push_str(&printable(line.to_owned()));
+            text.push('\n');
+        };
+        if !trace.flow.is_empty() {
+            line(&format!("packet:   {}", trace.flow));
+            line("");
+        }
+        for step in &trace.steps {
+            line(&format!("{}{}", "    ".repeat(usize::from(step.depth)), step.text));
+        }
+        if !trace.steps.is_empty() {
+            line("");
+        }
+        if !trace.megaflow.is_empty() {
+            line(&format!("megaflow: {}", trace.megaflow));
+        }
+        line(&format!("actions:  {}", trace.actions));
+        if let Some(reason) = &trace.drop {
+            line(&format!("dropped:  {reason}"));
+        }
+        for remark in &trace.remarks {
+            line(&format!("note:     {remark}"));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trace_shows_depth_by_indentation() {
+        let step = |depth, text: &str| TraceStep { depth, text: text.into() };
+        let info = TraceInfo {
+            flow: "arp".into(),
+            steps: vec![step(0, "table 0: priority=0"), step(1, "NORMAL")],
+            megaflow: "in_port(vm0)".into(),
+            actions: "drop(hairpin)".into(),
+            drop: Some("hairpin".into()),
+            remarks: vec!["a".into()],
+        };
+        assert_eq!(
+            Trace::text(&TraceQuery::Flow("arp".into()), &info),
+            "packet:   arp\n\ntable 0: priority=0\n    NORMAL\n\nmegaflow: in_port(vm0)\nactions:  drop(hairpin)\n\
+             dropped:  hairpin\nnote:     a\n"
+        );
+    }
+}
