@@ -1,9 +1,11 @@
 //! `vsteer ctl port`: list, show, add, del.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use vsteer_switch::wire::vlan::VlanId;
 
 use super::ctl::CtlError;
 use super::entry::{Command, Entry, Family, Sending};
@@ -36,6 +38,9 @@ pub(super) struct PortInfo {
     pub(super) state: PortState,
     /// Why the port was stopped.
     pub(super) fault: Option<String>,
+    /// What it is at, where it is not just moving packets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) activity: Option<String>,
     /// Features in use, by their names in the virtio specification.
     pub(super) features: Vec<String>,
     /// Queue pairs that the other side uses.
@@ -43,7 +48,7 @@ pub(super) struct PortInfo {
     /// Queue pairs that it may use.
     pub(super) queue_pairs_offered: u16,
     /// VLAN membership.
-    pub(super) vlan: VlanSpec,
+    pub(super) vlan: Vlan,
     /// Largest number of learned addresses.
     pub(super) mac_limit: u32,
     /// MTU, where one was set.
@@ -85,6 +90,48 @@ impl PortState {
             PortState::Stopped => Link::Stopped,
         };
         link.name()
+    }
+}
+
+/// VLAN membership of a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "snake_case")]
+pub(super) enum Vlan {
+    /// The port is in one VLAN and sees no tags.
+    Access {
+        /// The VLAN.
+        vlan: u16,
+    },
+    /// The port sees tags.
+    Trunk {
+        /// VLANs it carries with a tag, written `10+20-29`; `None` is all.
+        trunks: Option<String>,
+        /// VLAN of untagged frames.
+        native: Option<u16>,
+    },
+}
+
+impl From<&VlanSpec> for Vlan {
+    fn from(spec: &VlanSpec) -> Self {
+        match spec {
+            VlanSpec::Access { vlan } => Vlan::Access { vlan: vlan.number() },
+            VlanSpec::Trunk { trunks, native } => Vlan::Trunk {
+                trunks: trunks.as_ref().map(ToString::to_string),
+                native: native.map(VlanId::number),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Vlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Vlan::Access { vlan } => write!(f, "access {vlan}"),
+            Vlan::Trunk { trunks, native } => {
+                write!(f, "trunk {}", trunks.as_deref().unwrap_or("all"))?;
+                native.map_or(Ok(()), |vlan| write!(f, " native {vlan}"))
+            }
+        }
     }
 }
 
@@ -146,10 +193,11 @@ impl From<PortReport> for PortInfo {
             address: spec.address(),
             state: status.link.into(),
             fault: status.fault,
+            activity: status.activity,
             features: status.features.into_iter().map(str::to_owned).collect(),
             queue_pairs_enabled: count(status.live_queues),
             queue_pairs_offered: count(port.queues),
-            vlan: spec.vlan.clone(),
+            vlan: Vlan::from(&spec.vlan),
             mac_limit: spec.mac_limit,
             mtu: spec.mtu,
             local: spec.local,
@@ -300,6 +348,9 @@ fn in_full(port: &PortInfo) -> String {
     line("type", port.kind.clone());
     line("address", port.address.clone());
     line("state", state(port));
+    if let Some(activity) = &port.activity {
+        line("activity", activity.clone());
+    }
     line("queue pairs", format!("{} of {} enabled", port.queue_pairs_enabled, port.queue_pairs_offered));
     line("vlan", port.vlan.to_string());
     line("mac limit", port.mac_limit.to_string());
@@ -325,10 +376,11 @@ pub(super) mod tests {
             address: format!("/run/{name}"),
             state: PortState::Connected,
             fault: None,
+            activity: None,
             features: vec!["VERSION_1".into(), "MRG_RXBUF".into()],
             queue_pairs_enabled: 1,
             queue_pairs_offered: 16,
-            vlan: vlan(),
+            vlan: Vlan::Access { vlan: 10 },
             mac_limit: 4096,
             mtu: Some(9000),
             local: false,
@@ -340,10 +392,6 @@ pub(super) mod tests {
                 drops: BTreeMap::from([("no_guest_buffer".into(), 6), ("too_long".into(), 0)]),
             },
         }
-    }
-
-    fn vlan() -> VlanSpec {
-        VlanSpec::Access { vlan: vsteer_switch::wire::vlan::VlanId::new(10).unwrap() }
     }
 
     #[test]
@@ -360,6 +408,9 @@ vm0   1   vhost-user  /run/vm0   connected                1/16    access 10  1 2
 vm10  1   vhost-user  /run/vm10  stopped: bad?descriptor  1/16    access 10      7   5        6
 "
         );
+        let trunk = |trunks, native| Vlan::Trunk { trunks, native }.to_string();
+        assert_eq!(trunk(None, None), "trunk all");
+        assert_eq!(trunk(Some("10+20-29".into()), Some(5)), "trunk 10+20-29 native 5");
         assert_eq!(table(&[]), "no ports; add one with vsteer ctl port add SPEC\n");
     }
 

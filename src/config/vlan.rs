@@ -3,7 +3,6 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use serde::{Deserialize, Serialize};
 use vsteer_switch::wire::vlan::VlanId;
 
 use super::error::Problem;
@@ -12,13 +11,11 @@ use super::error::Problem;
 pub const MAX_VLAN: u16 = 4094;
 
 /// Which VLANs a port carries, and which of them goes without a tag.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "mode", rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VlanSpec {
     /// The port is in one VLAN and sees no tags.
     Access {
         /// The VLAN, which is not VLAN 0.
-        #[serde(with = "number")]
         vlan: VlanId,
     },
     /// The port sees tags.
@@ -27,7 +24,6 @@ pub enum VlanSpec {
         trunks: Option<VlanSet>,
         /// VLAN of untagged frames, which is not VLAN 0; with `None` they belong to no VLAN if `trunks` names some, and to
         /// VLAN 0, the frames that carry no tag anywhere, if it does not.
-        #[serde(with = "optional_number")]
         native: Option<VlanId>,
     },
 }
@@ -54,42 +50,11 @@ impl fmt::Display for VlanSpec {
     }
 }
 
-/// The VLAN of a report as a number.
-mod number {
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de};
-
-    use super::{VlanId, vlan};
-
-    pub(super) fn serialize<S: Serializer>(id: &VlanId, to: S) -> Result<S::Ok, S::Error> {
-        id.number().serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<VlanId, D::Error> {
-        vlan(u16::deserialize(from)?).map_err(de::Error::custom)
-    }
-}
-
-/// The VLAN of a report as a number, or nothing.
-mod optional_number {
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de};
-
-    use super::{VlanId, vlan};
-
-    pub(super) fn serialize<S: Serializer>(id: &Option<VlanId>, to: S) -> Result<S::Ok, S::Error> {
-        id.map(VlanId::number).serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<VlanId>, D::Error> {
-        Option::<u16>::deserialize(from)?.map(vlan).transpose().map_err(de::Error::custom)
-    }
-}
-
 /// A set of VLANs, written `10+20-29`.
 ///
 /// # Invariants
 /// Ranges, from their first VLAN to their last, are ascending, disjoint and not adjacent; none contains VLAN 0.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VlanSet(Vec<(VlanId, VlanId)>);
 
 impl VlanSet {
@@ -160,30 +125,12 @@ impl fmt::Display for VlanSet {
     }
 }
 
-impl From<VlanSet> for String {
-    fn from(set: VlanSet) -> Self {
-        set.to_string()
-    }
-}
-
-impl TryFrom<String> for VlanSet {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        VlanSet::parse(&text).map_err(|problem| problem.to_string())
-    }
-}
-
 /// Reads the number of one VLAN.
 pub(crate) fn parse_vlan(text: &str) -> Result<VlanId, Problem> {
     text.parse().ok().and_then(tagged).ok_or_else(|| not_a_vlan(text))
 }
 
 /// The VLAN `number`, of those that a tag can name.
-fn vlan(number: u16) -> Result<VlanId, Problem> {
-    tagged(number).ok_or_else(|| not_a_vlan(&number.to_string()))
-}
-
 fn tagged(number: u16) -> Option<VlanId> {
     VlanId::new(number).filter(|&vlan| vlan != VlanId::UNTAGGED)
 }
@@ -212,26 +159,5 @@ mod tests {
         assert_eq!(error("10+4095"), "\"4095\" is no VLAN; use a number from 1 to 4094");
         assert_eq!(error("10+"), "\"\" is no VLAN; use a number from 1 to 4094");
         assert_eq!(error("29-20"), "the range \"29-20\" is upside down; write the smaller VLAN first");
-    }
-
-    #[test]
-    fn json_form_round_trips_and_is_checked() {
-        let native = Some(parse_vlan("5").unwrap());
-        let spec = VlanSpec::Trunk { trunks: Some(VlanSet::parse("10+20-29").unwrap()), native };
-        let json = serde_json::to_string(&spec).unwrap();
-        assert_eq!(json, r#"{"mode":"trunk","trunks":"10+20-29","native":5}"#);
-        assert_eq!(serde_json::from_str::<VlanSpec>(&json).unwrap(), spec);
-        let access = VlanSpec::Access { vlan: parse_vlan("10").unwrap() };
-        assert_eq!(serde_json::to_string(&access).unwrap(), r#"{"mode":"access","vlan":10}"#);
-        for bad in [
-            r#"{"mode":"trunk","trunks":"0","native":null}"#,
-            r#"{"mode":"trunk","trunks":null,"native":4095}"#,
-            r#"{"mode":"access","vlan":0}"#,
-        ] {
-            assert!(
-                serde_json::from_str::<VlanSpec>(bad).unwrap_err().to_string().contains("no VLAN"),
-                "{bad}"
-            );
-        }
     }
 }
