@@ -3,7 +3,7 @@
 //! A family's file has all there is to its commands: the words that are typed, the parameters and the reply as they stand
 //! on the wire, what a command does to the appliance, and how its reply is printed for the terminal. A new command is such
 //! an implementation of `Command` or `Watch` and its line in the family's list; a new family is a file and a line in
-//! `FAMILIES`. What is written and not listed, the compiler finds unused.
+//! `FAMILIES`. A family that is not listed the compiler finds unused, a command that is not listed a test finds.
 //!
 //! The client's side (`ctl.rs`) and the server's side (`Commands`) both work from this registry, and a command that is
 //! answered by a stream is of another trait than one that is answered once, so neither can be taken for the other.

@@ -151,6 +151,23 @@ fn every_word_is_one_command_and_every_method_one_command_or_an_alias_of_it() {
     assert_eq!(methods.len(), all - 1);
 }
 
+#[test]
+fn every_command_that_is_written_is_listed() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/command");
+    let count = |text: &str, what: &str| text.matches(what).count();
+    let (mut written, mut listed) = (0, 0);
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        if path.ends_with("tests.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(path).unwrap();
+        written += count(&text, "\nimpl Command for ") + count(&text, "\nimpl Watch for ");
+        listed += count(&text, "Entry::call::<") + count(&text, "Entry::watch::<");
+    }
+    assert_eq!((written, listed), (entries().count(), entries().count()));
+}
+
 /// An appliance with a control socket.
 struct Rig {
     _server: Server,

@@ -4,12 +4,12 @@
 //! found before a verdict count at the ingress port, those found while transmitting at the egress port.
 
 macro_rules! drop_reasons {
-    ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
+    ($($(#[doc = $doc:literal])* $variant:ident => $name:literal,)*) => {
         /// Why a packet was dropped; indexes the drop counters of a port.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum DropReason {
-            $($(#[$doc])* $variant,)*
+            $($(#[doc = $doc])* $variant,)*
         }
 
         impl DropReason {
@@ -23,6 +23,13 @@ macro_rules! drop_reasons {
             pub fn name(self) -> &'static str {
                 match self {
                     $(DropReason::$variant => $name,)*
+                }
+            }
+
+            /// What the reason means, in a sentence that begins with where it counts: `Ingress: ...` or `Egress: ...`.
+            pub fn meaning(self) -> &'static str {
+                match self {
+                    $(DropReason::$variant => concat!($($doc),*).trim_ascii(),)*
                 }
             }
 
@@ -87,4 +94,19 @@ drop_reasons! {
     HostQueueFull => "host_queue_full",
     /// Egress: the port's ring broke and is stopped.
     RingBroken => "ring_broken",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meaning_says_where_a_reason_counts() {
+        for reason in DropReason::ALL {
+            let meaning = reason.meaning();
+            assert!(meaning.starts_with("Ingress: ") || meaning.starts_with("Egress: "), "{meaning}");
+            assert!(meaning.ends_with('.'), "{meaning}");
+        }
+        assert_eq!(DropReason::Hairpin.meaning().split(": ").next(), Some("Ingress"));
+    }
 }
