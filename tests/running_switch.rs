@@ -246,6 +246,10 @@ fn packets_are_counted_traced_mirrored_and_handed_out() {
     });
     assert_eq!(switch.json(&["mirror", "list"])[0]["active"], true);
 
+    let drops = switch.json(&["drops", "--port", "a"]);
+    assert_eq!((&drops[0]["reason"], &drops[0]["packets"]), (&"rule_drop".into(), &5.into()), "{drops}");
+    assert!(switch.ctl(&["drops"]).starts_with("5  rule_drop  a 5\n"), "{}", switch.ctl(&["drops"]));
+
     // 2. A trace says the same, by fields and by packet, and counts nothing.
     let trace = switch.ctl(&["trace", "in_port=a,udp,nw_src=10.0.0.1,nw_dst=10.0.0.2,tp_src=4096,tp_dst=7"]);
     assert!(trace.contains("table 0: priority=9,udp,udp_dst=7, cookie 0x1"), "{trace}");

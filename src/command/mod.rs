@@ -20,6 +20,7 @@ mod ctl;
 mod table;
 
 mod cache;
+mod drops;
 mod fdb;
 mod flow;
 mod megaflow;
@@ -55,6 +56,7 @@ const FAMILIES: &[Family] = &[
     top::FAMILY,
     reload::FAMILY,
     stats::FAMILY,
+    drops::FAMILY,
 ];
 
 /// Every command.

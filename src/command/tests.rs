@@ -68,7 +68,7 @@ fn words_become_requests() {
     let of_file = json!({
         "text": "actions=drop\n", "source": acl, "check_overlap": false, "reset_counts": false,
     });
-    let spelt: [(&[&str], &str, Value); 30] = [
+    let spelt: [(&[&str], &str, Value); 32] = [
         (&["port", "list"], "port_list", json!({})),
         (&["port", "show", "vm0"], "port_show", json!({"name": "vm0"})),
         (&["port", "add", "a=tap:t"], "port_add", json!({"spec": "a=tap:t"})),
@@ -111,6 +111,8 @@ fn words_become_requests() {
         (&["top", "--interval", "0.25", "--flows", "3"], "top", json!({"interval_ms": 250, "flows": 3})),
         (&["reload"], "reload", json!({})),
         (&["stats"], "stats", json!({})),
+        (&["drops"], "drops", json!({"all": false})),
+        (&["drops", "--all", "--port", "vm0"], "drops", json!({"port": "vm0", "all": true})),
     ];
     for (words, method, params) in spelt {
         assert_eq!(wire(words), (method.to_owned(), params), "{words:?}");
@@ -275,6 +277,7 @@ fn refusals_have_a_kind_and_say_what_to_try() {
         ("port_show", json!({"name": "vm9"})),
         ("port_del", json!({"name": "vm9"})),
         ("fdb_show", json!({"port": "vm9"})),
+        ("drops", json!({"port": "vm9"})),
         ("mirror_add", json!({"spec": "m,src=vm9,output=vm9"})),
         ("trace", json!({"packet": {"in_port": "vm9", "data": "00"}})),
     ] {
@@ -337,6 +340,8 @@ fn every_command_reads_its_own_reply() {
         &["trace", "in_port=vm0,eth_src=02:00:00:00:00:01,udp"],
         &["reload"],
         &["stats"],
+        &["drops"],
+        &["drops", "--port", "vm0", "--all"],
         &["top", "--interval", "0.1", "--count", "1"],
     ] {
         rig.ctl(words);
