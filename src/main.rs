@@ -19,13 +19,15 @@ fn main() -> ExitCode {
         Ok(Invocation::Ctl(args)) => args.run().map_err(Box::from),
         Err(usage) => usage.exit(),
     };
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vsteer: {error}");
+            logging::say(&format!("vsteer: {error}"));
             ExitCode::FAILURE
         }
-    }
+    };
+    logging::finish();
+    code
 }
 
 fn run(args: &RunArgs) -> Result<(), Box<dyn Error>> {
