@@ -23,7 +23,7 @@ use vsteer_switch::megaflow::Megaflow;
 use vsteer_switch::packet::{Burst, Checksum, Frame, Offload, Segment};
 use vsteer_switch::pipeline::{Context, Events, Pipeline, PipelineConfig, Transmit};
 use vsteer_switch::port::PortId;
-use vsteer_switch::rule::action::{OutputTo, RuleAction, Subfield};
+use vsteer_switch::rule::action::{OutputTo, Reason, RuleAction, Subfield};
 use vsteer_switch::rule::edit::Edit;
 use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::field::Field;
@@ -250,6 +250,7 @@ fn rule(bytes: &[u8]) -> RuleSpec {
         cookie: 0,
         idle_timeout_s: 0,
         hard_timeout_s: 0,
+        remarks: Default::default(),
         matching,
         actions: bytes[5..].as_chunks::<3>().0.iter().map(|step| action(*step, table)).collect(),
     }
@@ -257,7 +258,7 @@ fn rule(bytes: &[u8]) -> RuleSpec {
 
 fn action([kind, a, b]: [u8; 3], table: u8) -> RuleAction {
     let subfield = |choice, bits| Subfield { field: writable(choice), offset: 0, bits };
-    match kind % 18 {
+    match kind % 24 {
         0 | 1 => RuleAction::Output(OutputTo::Port(rule_port(a % 8))),
         2 => RuleAction::Output(OutputTo::Port(RulePort::NORMAL)),
         3 => RuleAction::Output(OutputTo::Port(RulePort::ALL)),
@@ -265,7 +266,7 @@ fn action([kind, a, b]: [u8; 3], table: u8) -> RuleAction {
         5 => {
             RuleAction::Output(OutputTo::Subfield(Subfield { field: Field::Reg(a % 4), offset: 0, bits: 16 }))
         }
-        6 => RuleAction::Controller { max_len: u16::from(a), id: b.into() },
+        6 => RuleAction::Controller { max_len: u16::from(a), id: b.into(), reason: Reason::Action },
         7 => RuleAction::PushVlan(if a & 1 == 0 { 0x8100 } else { 0x88a8 }),
         8 => RuleAction::PopVlan,
         9 => RuleAction::ModVlanVid(u16::from_le_bytes([a, b]) & 0xfff),
@@ -276,8 +277,15 @@ fn action([kind, a, b]: [u8; 3], table: u8) -> RuleAction {
             let width = writable(a).bits().min(writable(b).bits());
             RuleAction::Move { from: subfield(a, width), to: subfield(b, width) }
         }
-        15 => RuleAction::DecTtl,
+        15 => RuleAction::DecTtl([].into()),
         16 => RuleAction::Resubmit { in_port: (a & 1 == 1).then(|| rule_port(a % 8)), table: Some(b % 4) },
+        18 => RuleAction::Push(subfield(a, 1 + b % writable(a).bits())),
+        19 => RuleAction::Pop(subfield(a, 1 + b % writable(a).bits())),
+        20 => {
+            RuleAction::Clone([action([a % 24, b, a / 24], table), action([b % 24, a, b / 24], table)].into())
+        }
+        21 => RuleAction::Exit,
+        22 => RuleAction::Conjunction { id: u32::from(b & 3), dimension: a & 1, dimensions: 2 },
         _ if b & 1 == 1 => RuleAction::GotoTable(table + 1 + a % 2),
         _ => RuleAction::WriteActions([action([a % 16, b, a], table), action([b % 16, a, b], table)].into()),
     }

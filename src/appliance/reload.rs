@@ -18,6 +18,7 @@ use std::sync::Arc;
 use vsteer_switch::port::{MAX_PORTS, PortId};
 use vsteer_switch::rule::edit::Edit;
 use vsteer_switch::rule::entry::RuleSpec;
+use vsteer_switch::rule::matching::Match;
 use vsteer_switch::rule::set::RuleSet;
 
 use super::rules::RulesChanged;
@@ -267,11 +268,10 @@ fn merged_mirrors(table: &PortTable, configured: &Configured, wanted: &[MirrorSp
 }
 
 /// What makes two rules take each other's place, as a key.
-type Place = (u8, u16, Vec<u64>);
+type Place = (u8, u16, Match);
 
 fn place(spec: &RuleSpec) -> Place {
-    let words = spec.matching.value().words().iter().chain(spec.matching.mask().words());
-    (spec.table, spec.priority, words.copied().collect())
+    (spec.table, spec.priority, spec.matching.clone())
 }
 
 /// The rules after a reload: those of `current`, without those of the configuration as it was (`old`), and with those of
@@ -300,7 +300,8 @@ mod tests {
     use super::*;
 
     fn rules(text: &str) -> Vec<RuleSpec> {
-        parse_rules(text, &PortNumbers::default()).unwrap()
+        let added = parse_rules(text, &PortNumbers::default()).unwrap();
+        added.into_iter().map(|added| added.spec).collect()
     }
 
     /// The rules that a reload makes of `current`, in ovs-ofctl's syntax.

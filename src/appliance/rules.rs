@@ -8,8 +8,9 @@ use std::sync::Arc;
 use vsteer_switch::rule::action::RuleAction;
 use vsteer_switch::rule::edit::{Edit, EditError, Edited};
 use vsteer_switch::rule::entry::{Rule, RuleSpec};
+use vsteer_switch::rule::matching::Match;
 use vsteer_switch::rule::set::TableStats;
-use vsteer_switch::rule::text::{TextError, parse_modification, parse_selector, rules_of};
+use vsteer_switch::rule::text::{Addition, TextError, parse_modification, parse_selector, rules_of};
 
 use super::{Appliance, Refusal};
 use crate::config::{rule_line, text_problem};
@@ -73,13 +74,13 @@ const WORD_BYTES: usize = 128;
 /// About how much memory the rules of `text` take while it is read; more rather than less.
 pub fn reading_bytes(text: &str) -> usize {
     let rule_bytes = size_of::<Edit>();
-    // Every action ends at one of these, or with its line.
+    // Every condition and every action ends at one of these, or with its line.
     let ends =
         |line: &str| line.bytes().filter(|byte| matches!(byte, b',' | b' ' | b'\t' | b'(')).count() + 1;
     let (mut kept, mut longest) = (0, 0);
     for line in text.lines().filter(|line| !line.trim_start().is_empty()) {
         let words = ends(line);
-        kept += rule_bytes + words * size_of::<RuleAction>();
+        kept += rule_bytes + words * size_of::<RuleAction>().max(Match::MAX_FIELD_BYTES);
         longest = longest.max(words);
     }
     kept + longest * WORD_BYTES
@@ -92,16 +93,20 @@ impl Appliance {
     /// A line is no rule, or a rule cannot be had.
     pub fn add_rules(&self, rules: WrittenRules<'_>, how: Adding) -> Result<RulesChanged, Refusal> {
         let Adding { check_overlap, reset_counts } = how;
-        let edits = self.read_rules(rules, |spec| Edit::Add { spec, check_overlap, reset_counts })?;
+        let edits = self.read_rules(rules, |added| Edit::Add {
+            spec: added.spec,
+            check_overlap: check_overlap || added.check_overlap,
+            reset_counts: reset_counts || added.reset_counts,
+        })?;
         self.edit_rules(&edits, |error| refused(rules, error.edit, error))
     }
 
-    /// Puts rules in place of all that there are.
+    /// Puts rules in place of all that there are. How a line asks to be added means nothing then.
     ///
     /// # Errors
     /// A line is no rule, or a rule cannot be had.
     pub fn replace_rules(&self, rules: WrittenRules<'_>) -> Result<RulesChanged, Refusal> {
-        let specs = self.read_rules(rules, |spec| spec)?;
+        let specs: Vec<RuleSpec> = self.read_rules(rules, |added| added.spec)?;
         self.edit_rules(&[Edit::Replace(specs)], |error| refused(rules, error.rule.unwrap_or(0), error))
     }
 
@@ -117,7 +122,7 @@ impl Appliance {
             strict: how.strict,
             actions: modification.actions,
             cookie: modification.cookie,
-            reset_counts: how.reset_counts,
+            reset_counts: how.reset_counts || modification.reset_counts,
         };
         self.edit_rules(&[edit], |error| Refusal::failed(&error.reason))
     }
@@ -166,7 +171,7 @@ impl Appliance {
     fn read_rules<T>(
         &self,
         rules: WrittenRules<'_>,
-        make: impl Fn(RuleSpec) -> T,
+        make: impl Fn(Addition) -> T,
     ) -> Result<Vec<T>, Refusal> {
         let numbers = self.port_numbers();
         let read = rules_of(rules.text, &*numbers).map(|rule| rule.map(&make)).collect::<Result<_, _>>();
@@ -241,8 +246,10 @@ mod tests {
         ];
         for text in texts {
             let rules = parse_rules(&text, &PortNumbers::default()).unwrap();
-            let actions: usize = rules.iter().map(|rule| size_of_val(&*rule.actions)).sum();
-            let held = rules.len() * size_of::<Edit>() + actions;
+            let specs = rules.iter().map(|rule| &rule.spec);
+            let behind: usize =
+                specs.map(|spec| size_of_val(&*spec.actions) + spec.matching.heap_bytes()).sum();
+            let held = rules.len() * size_of::<Edit>() + behind;
             let told = reading_bytes(&text);
             assert!(held <= told, "{held} {told}");
             assert!(told < 4 * held, "{held} {told}");

@@ -15,6 +15,7 @@ use vsteer_switch::rule::action::RuleAction;
 use vsteer_switch::rule::entry::Rule;
 use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::port::RulePort;
+use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::rule::text::{self, UNNAMED_SOURCE, parse_packet};
 use vsteer_switch::slow_path::trace::{Note, Observer};
 use vsteer_switch::slow_path::{Translation, translate};
@@ -104,7 +105,7 @@ impl Appliance {
 
     fn trace_fields(&self, fields: &Fields, topology: &Topology) -> TraceReport {
         let state = topology.state(&self.fabric.fdb);
-        let mut recorder = Recorder::new(&topology.numbers);
+        let mut recorder = Recorder::new(&topology.numbers, &topology.rules);
         let translation = translate(&fields.key, &state, &mut recorder);
         let name = |number| topology.numbers.name_of_number(number);
         let mut remarks = remarks(fields, &translation, topology);
@@ -190,6 +191,9 @@ fn remarks(fields: &Fields, translation: &Translation, topology: &Topology) -> V
 /// Writes down a translation as it goes.
 struct Recorder<'a> {
     numbers: &'a PortNumbers,
+    rules: &'a RuleSet,
+    /// The rules that make the packet meet the conjunction whose rule is found next.
+    parts: Vec<String>,
     steps: Vec<TraceStep>,
     /// Bytes that the steps take.
     bytes: usize,
@@ -198,8 +202,8 @@ struct Recorder<'a> {
 }
 
 impl<'a> Recorder<'a> {
-    fn new(numbers: &'a PortNumbers) -> Self {
-        Self { numbers, steps: Vec::new(), bytes: 0, left_out: 0 }
+    fn new(numbers: &'a PortNumbers, rules: &'a RuleSet) -> Self {
+        Self { numbers, rules, parts: Vec::new(), steps: Vec::new(), bytes: 0, left_out: 0 }
     }
 
     fn step(&mut self, depth: usize, text: String) {
@@ -220,19 +224,32 @@ impl<'a> Recorder<'a> {
     }
 }
 
+/// A rule by what it matches.
+fn rule_name(rule: &Rule, numbers: &PortNumbers) -> String {
+    let spec = rule.spec();
+    let matching = text::match_text(&spec.matching, numbers);
+    let cookie = if spec.cookie == 0 { String::new() } else { format!(", cookie {:#x}", spec.cookie) };
+    let separator = if matching.is_empty() { "" } else { "," };
+    format!("priority={}{separator}{matching}{cookie}", spec.priority)
+}
+
 impl Observer for Recorder<'_> {
+    fn table(&mut self, _: usize, table: u8, fields: &Fields) {
+        let parts = self.rules.conjunction_parts(table, fields);
+        self.parts = parts.into_iter().map(|part| rule_name(part, self.numbers)).collect();
+    }
+
     fn rule(&mut self, depth: usize, rule: &Arc<Rule>, missed: bool) {
         let spec = rule.spec();
         let text = if missed {
             format!("table {}: no rule matches", spec.table)
         } else {
-            let matching = text::match_text(&spec.matching, self.numbers);
-            let cookie =
-                if spec.cookie == 0 { String::new() } else { format!(", cookie {:#x}", spec.cookie) };
-            let separator = if matching.is_empty() { "" } else { "," };
-            format!("table {}: priority={}{separator}{matching}{cookie}", spec.table, spec.priority)
+            format!("table {}: {}", spec.table, rule_name(rule, self.numbers))
         };
         self.step(depth, text);
+        for part in std::mem::take(&mut self.parts) {
+            self.step(depth + 1, format!("by the conjunction of {part}"));
+        }
         if !missed && spec.actions.is_empty() {
             self.step(depth + 1, "drop".to_owned());
         }
@@ -251,6 +268,7 @@ impl Observer for Recorder<'_> {
                 let name = port.port().map_or_else(|| port.number().to_string(), |port| self.port(port));
                 format!("there is no port {name}: nothing sent")
             }
+            Note::StackEmpty => "nothing is on the stack: nothing done".to_owned(),
             Note::BackToIngress(port) => {
                 format!(
                     "{} is where the packet came from: nothing sent (say in_port to send it back)",

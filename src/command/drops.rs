@@ -71,9 +71,10 @@ fn advice(reason: DropReason) -> Option<&'static str> {
         DropReason::RuleDrop | DropReason::NoRule => {
             "see vsteer ctl flow dump-flows for the rules that count, vsteer ctl trace for one packet"
         }
-        DropReason::ResubmitTooDeep | DropReason::TooManyResubmits | DropReason::TooManyActions => {
-            "see vsteer ctl trace for the circle, and correct the rules"
-        }
+        DropReason::ResubmitTooDeep
+        | DropReason::TooManyResubmits
+        | DropReason::StackTooDeep
+        | DropReason::TooManyActions => "see vsteer ctl trace for the circle, and correct the rules",
         DropReason::MirrorPort => "the port of a mirror's output takes part in nothing else",
         DropReason::UpcallBudget => {
             "a scan or a storm of new connections; if they are wanted, raise upcalls-per-s in [flow-cache]"

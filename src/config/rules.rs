@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use vsteer_switch::port::PortId;
 use vsteer_switch::rule::entry::RuleSpec;
-use vsteer_switch::rule::text::{PortNames, TextError, parse_rules};
+use vsteer_switch::rule::text::{PortNames, TextError, rules_of};
 
 use super::error::ConfigError;
 use super::port_spec::PortSpec;
@@ -41,7 +41,8 @@ impl RulesText {
     /// # Errors
     /// Something in the text is no rule: the error names its line and column.
     pub fn parse(&self, names: &dyn PortNames) -> Result<Vec<RuleSpec>, ConfigError> {
-        parse_rules(&self.text, names).map_err(|error| {
+        let rules = rules_of(&self.text, names).map(|added| added.map(|added| added.spec));
+        rules.collect::<Result<_, _>>().map_err(|error| {
             let line = self.lines_before + error.line;
             ConfigError::new(format!("{}:{line}:{}", self.source, error.column), text_problem(&error))
         })

@@ -46,6 +46,7 @@ impl Switch {
             cookie: 0,
             idle_timeout_s: 0,
             hard_timeout_s: 0,
+            remarks: Default::default(),
             matching,
             actions: actions.into(),
         };

@@ -90,6 +90,7 @@ fn spec(priority: u16, ethertype: u128, proto: u128, conditions: &[(Field, u128,
         cookie: 0,
         idle_timeout_s: 0,
         hard_timeout_s: 0,
+        remarks: Default::default(),
         matching,
         actions: Box::new([RuleAction::Output(OutputTo::Port(RulePort::NORMAL))]),
     }

@@ -68,7 +68,16 @@ fn spec(table: u8, priority: u16, asked: &[(Field, u128)], actions: Vec<RuleActi
     let mut matching = Match::ANY;
     asked.iter().for_each(|&(field, value)| matching.require(field, value, u128::MAX));
     let actions = actions.into();
-    RuleSpec { table, priority, cookie: 0, idle_timeout_s: 0, hard_timeout_s: 0, matching, actions }
+    RuleSpec {
+        table,
+        priority,
+        cookie: 0,
+        idle_timeout_s: 0,
+        hard_timeout_s: 0,
+        remarks: Default::default(),
+        matching,
+        actions,
+    }
 }
 
 fn rules(specs: Vec<RuleSpec>) -> RuleSet {
@@ -107,7 +116,7 @@ fn kinds() -> Vec<(&'static str, Vec<RuleSpec>)> {
     let route = vec![
         set(Field::EthSrc, 0x0200_0000_0101),
         set(Field::EthDst, 0x0200_0000_0102),
-        RuleAction::DecTtl,
+        RuleAction::DecTtl([].into()),
         to(2),
     ];
     let goto = |table: u8| {

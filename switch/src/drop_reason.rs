@@ -68,6 +68,8 @@ drop_reasons! {
     ResubmitTooDeep => "resubmit_too_deep",
     /// Ingress: rules resubmit the packet more than 4096 times.
     TooManyResubmits => "too_many_resubmits",
+    /// Ingress: rules push more than 4096 numbers onto the packet's stack.
+    StackTooDeep => "stack_too_deep",
     /// Ingress: the rules do more with the packet than a verdict holds.
     TooManyActions => "too_many_actions",
     /// Ingress: the frame came in by a port that is reserved for mirrored frames.

@@ -92,7 +92,16 @@ fn spec(table: u8, number: u16) -> RuleSpec {
         (_, 3) => Box::default(),
         _ => [normal].into(),
     };
-    RuleSpec { table, priority: number, cookie: 0, idle_timeout_s: 0, hard_timeout_s: 0, matching, actions }
+    RuleSpec {
+        table,
+        priority: number,
+        cookie: 0,
+        idle_timeout_s: 0,
+        hard_timeout_s: 0,
+        remarks: Default::default(),
+        matching,
+        actions,
+    }
 }
 
 struct Bed {

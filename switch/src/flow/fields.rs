@@ -1,8 +1,8 @@
 //! What rules match and change: the key of a packet, and what the rules themselves noted about it.
 //!
-//! A packet that the slow path translates is a `Fields`: its key, then metadata and registers, which are zero when it
-//! enters the first table. No packet on the wire and no megaflow has the latter, so only the key's part of a mask leaves
-//! the slow path.
+//! A packet that the slow path translates is a `Fields`: its key, then what rules note about it, metadata and registers,
+//! which are zero when it enters the first table. No packet on the wire and no megaflow has the latter, so only the key's
+//! part of a mask leaves the slow path.
 //!
 //! Like a key it is an array of 64-bit words, and like a key it serves as its own mask.
 
@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::key::FlowKey;
 
 /// Number of 32-bit registers.
-pub const REGISTERS: usize = 16;
+pub const REGISTERS: usize = 32;
 
 /// The bit of the ingress port that says that it is the local one. No key has it: which port is local the rules' view of a
 /// packet knows, and it may change.
@@ -31,6 +31,10 @@ pub struct Fields {
     pub metadata: U64,
     /// Registers.
     pub registers: [U32; REGISTERS],
+    /// The conjunction that the packet meets, while the rule is looked up that says what to do then; else zero.
+    pub conj_id: U32,
+    /// Where the action set sends the packet, as OpenFlow 1.1 numbers ports.
+    pub actset_output: U32,
 }
 
 impl Fields {
@@ -71,7 +75,7 @@ mod tests {
 
     #[test]
     fn metadata_and_registers_follow_the_key() {
-        assert_eq!(Fields::WORDS, FlowKey::WORDS + 1 + REGISTERS / 2);
+        assert_eq!(Fields::WORDS, FlowKey::WORDS + 1 + REGISTERS / 2 + 1);
         assert_eq!(std::mem::offset_of!(Fields, metadata), size_of::<FlowKey>());
     }
 }

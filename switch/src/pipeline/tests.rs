@@ -427,6 +427,7 @@ fn only(actions: Vec<RuleAction>) -> RuleSet {
         cookie: 0,
         idle_timeout_s: 0,
         hard_timeout_s: 0,
+        remarks: Default::default(),
         matching: Match::ANY,
         actions: actions.into(),
     };
@@ -444,7 +445,7 @@ fn each_output_and_punt_has_the_packet_as_it_was_then() {
     bed.rules = only(vec![
         to(1),
         set(0x0200_0000_0007),
-        RuleAction::Controller { max_len: 60, id: 9 },
+        RuleAction::Controller { max_len: 60, id: 9, reason: Default::default() },
         set(0x0200_0000_0008),
         RuleAction::PushVlan(0x88a8),
         to(1),
@@ -484,7 +485,7 @@ fn packet_that_cannot_be_rewritten_counts_at_the_ports_it_misses() {
     let reason = DropReason::CannotRewrite;
     assert_eq!(seen.dropped, [(port(2), reason, 1), (port(1), reason, 1)]);
     let mut bed = Bed::plain(3);
-    bed.rules = ipv4(&[RuleAction::Controller { max_len: 60, id: 0 }]);
+    bed.rules = ipv4(&[RuleAction::Controller { max_len: 60, id: 0, reason: Default::default() }]);
     assert_eq!(bed.send(0, &[bytes]).dropped, [(port(0), reason, 1)], "with no port left, where it came in");
 }
 

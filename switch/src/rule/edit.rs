@@ -9,8 +9,6 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use crate::hash;
-
 use super::action::RuleAction;
 use super::entry::{Rule, RuleSpec};
 use super::matching::Match;
@@ -194,7 +192,7 @@ impl Edited {
         match table.and_then(|table| table.overlapping(&spec.matching, spec.priority)) {
             Some(other) => Err(Refusal::Overlap {
                 cookie: other.spec().cookie,
-                matching: Box::new(other.spec().matching),
+                matching: Box::new(other.spec().matching.clone()),
             }),
             None => Ok(()),
         }
@@ -269,10 +267,7 @@ impl Eq for Place<'_> {}
 
 impl Hash for Place<'_> {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        // 512 bytes are too much for the hasher of a map of thousands.
-        let words = self.0.matching.value().words().iter().chain(self.0.matching.mask().words());
-        let matching = words.fold(hash::GOLDEN, |hash, &word| hash::add(hash, word));
-        (self.0.table, self.0.priority, matching).hash(hasher);
+        (self.0.table, self.0.priority, &self.0.matching).hash(hasher);
     }
 }
 

@@ -9,6 +9,19 @@ use super::action::RuleAction;
 use super::field::Field;
 use super::matching::Match;
 
+/// What Open vSwitch's users say of a rule and what has no effect here; it is kept with the rule and shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Remarks {
+    /// Which rules may go first where there is no room for all. Here there is, or an addition is refused.
+    pub importance: u16,
+    /// A controller wants to hear when the rule goes.
+    pub send_flow_rem: bool,
+    /// Nobody needs the count of its packets; they are counted all the same.
+    pub no_packet_counts: bool,
+    /// Nobody needs the count of its bytes; they are counted all the same.
+    pub no_byte_counts: bool,
+}
+
 /// What the operator said of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleSpec {
@@ -22,6 +35,8 @@ pub struct RuleSpec {
     pub idle_timeout_s: u16,
     /// Seconds after which it goes; 0 for never.
     pub hard_timeout_s: u16,
+    /// What is kept with it.
+    pub remarks: Remarks,
     /// Which packets it is about.
     pub matching: Match,
     /// What it does with them; nothing is a drop.
@@ -29,6 +44,11 @@ pub struct RuleSpec {
 }
 
 impl RuleSpec {
+    /// Whether its packets meet a dimension of a conjunction, and it is not carried out itself.
+    pub fn is_conjunctive(&self) -> bool {
+        self.actions.iter().any(RuleAction::is_conjunction)
+    }
+
     /// Whether it names this port, in its match or in its actions.
     pub fn names_port(&self, port: PortId) -> bool {
         let (value, mask) = self.matching.field(Field::InPort);
@@ -81,6 +101,7 @@ pub enum Expiry {
 pub struct Rule {
     spec: RuleSpec,
     rank: Rank,
+    is_conjunctive: bool,
     created_ms: u64,
     modified_ms: u64,
     counters: Arc<Counters>,
@@ -97,7 +118,9 @@ impl Rule {
         let rank = Rank::from(spec.priority) << 48 | (!serial & ((1 << 48) - 1));
         let counters =
             Counters { last_used_ms: AtomicU64::new(now_ms), table_packets, ..Counters::default() };
-        Self { spec, rank, created_ms: now_ms, modified_ms: now_ms, counters: Arc::new(counters) }
+        let counters = Arc::new(counters);
+        let is_conjunctive = spec.is_conjunctive();
+        Self { spec, rank, is_conjunctive, created_ms: now_ms, modified_ms: now_ms, counters }
     }
 
     /// The rule that takes this one's place; both have the same table, match and priority.
@@ -111,12 +134,18 @@ impl Rule {
         } else {
             Arc::clone(&self.counters)
         };
-        Self { spec, rank: self.rank, created_ms, modified_ms: now_ms, counters }
+        let is_conjunctive = spec.is_conjunctive();
+        Self { spec, rank: self.rank, is_conjunctive, created_ms, modified_ms: now_ms, counters }
     }
 
     /// What the operator said of it.
     pub fn spec(&self) -> &RuleSpec {
         &self.spec
+    }
+
+    /// Whether its packets meet a dimension of a conjunction, and it is not carried out itself.
+    pub(super) fn is_conjunctive(&self) -> bool {
+        self.is_conjunctive
     }
 
     /// Which of two rules wins.

@@ -13,6 +13,7 @@ use crate::flow::fields::{FROM_LOCAL, Fields};
 use crate::flow::key::{FlowKey, KeyTag};
 
 use super::needs::Needs;
+use super::port::RulePort;
 
 /// How a field is written in text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,22 +60,30 @@ macro_rules! fields {
             $($(#[$doc])* $variant,)*
             /// Whether the packet came from the local port, 1 bit; text has it as `in_port=LOCAL`.
             FromLocal,
-            /// One of the 32-bit registers, `0..16`.
+            /// Number of the ingress port in the 32 bits of OpenFlow 1.1. Actions alone name it; a match on `in_port_oxm`
+            /// is one on the field of 16 bits.
+            InPortOxm,
+            /// Source port of whichever protocol has ports; text has it as `mod_tp_src`.
+            TpSrc,
+            /// Destination port of whichever protocol has ports; text has it as `mod_tp_dst`.
+            TpDst,
+            /// One of the 32-bit registers, `0..32`.
             Reg(u8),
-            /// Two neighbouring registers as one of 64 bits, `0..8`.
+            /// Two neighbouring registers as one of 64 bits, `0..16`.
             Xreg(u8),
-            /// Four neighbouring registers as one of 128 bits, `0..4`.
+            /// Four neighbouring registers as one of 128 bits, `0..8`.
             Xxreg(u8),
         }
 
         impl Field {
-            /// Every field that has a name of its own, other than registers.
+            /// Every field that a match asks about by a name of its own, other than registers.
             pub const NAMED: &'static [Field] = &[$(Field::$variant,)*];
 
             /// The field called `name`, by its own name or another one that users know.
             pub fn from_name(name: &str) -> Option<Self> {
                 match name {
                     $($name $(| $alias)* => Some(Field::$variant),)*
+                    "in_port_oxm" | "OXM_OF_IN_PORT" => Some(Field::InPortOxm),
                     _ => Self::register(name),
                 }
             }
@@ -84,16 +93,22 @@ macro_rules! fields {
                 match self {
                     $(Field::$variant => $name,)*
                     Field::FromLocal => "in_port",
+                    Field::InPortOxm => "in_port_oxm",
+                    Field::TpSrc => "tp_src",
+                    Field::TpDst => "tp_dst",
                     Field::Reg(_) => "reg",
                     Field::Xreg(_) => "xreg",
                     Field::Xxreg(_) => "xxreg",
                 }
             }
 
-            fn place(self) -> Place {
+            const fn place(self) -> Place {
                 match self {
                     $(Field::$variant => Place { byte: $byte, shift: $shift, bits: $bits },)*
                     Field::FromLocal => Place { byte: IN_PORT, shift: 0, bits: 1 },
+                    Field::InPortOxm => Place { byte: IN_PORT, shift: 0, bits: 32 },
+                    Field::TpSrc => Place { byte: TP_SRC, shift: 0, bits: 16 },
+                    Field::TpDst => Place { byte: TP_DST, shift: 0, bits: 16 },
                     Field::Reg(n) => register_place(n, 32),
                     Field::Xreg(n) => register_place(n, 64),
                     Field::Xxreg(n) => register_place(n, 128),
@@ -104,7 +119,10 @@ macro_rules! fields {
             pub fn needs(self) -> Needs {
                 match self {
                     $(Field::$variant => Needs::$needs,)*
-                    Field::FromLocal | Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => Needs::Nothing,
+                    Field::TpSrc | Field::TpDst => Needs::Ports,
+                    Field::FromLocal | Field::InPortOxm | Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => {
+                        Needs::Nothing
+                    }
                 }
             }
 
@@ -112,6 +130,8 @@ macro_rules! fields {
             pub fn notation(self) -> Notation {
                 match self {
                     $(Field::$variant => Notation::$notation,)*
+                    Field::InPortOxm => Notation::Port,
+                    Field::TpSrc | Field::TpDst => Notation::Decimal,
                     Field::FromLocal | Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => Notation::Hex,
                 }
             }
@@ -121,6 +141,7 @@ macro_rules! fields {
                 match self {
                     $(Field::$variant => $writable,)*
                     Field::FromLocal => false,
+                    Field::InPortOxm | Field::TpSrc | Field::TpDst => true,
                     Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => true,
                 }
             }
@@ -142,7 +163,7 @@ const TOS: usize = offset_of!(FlowKey, ip_tos);
 
 fields! {
     /// Number of the ingress port.
-    InPort = "in_port" | "NXM_OF_IN_PORT" | "OXM_OF_IN_PORT" at (IN_PORT, 0, 16) needs Nothing, Port, true;
+    InPort = "in_port" | "NXM_OF_IN_PORT" at (IN_PORT, 0, 16) needs Nothing, Port, true;
     /// Ethernet source.
     EthSrc = "eth_src" | "dl_src" | "NXM_OF_ETH_SRC" | "OXM_OF_ETH_SRC" at (offset_of!(FlowKey, eth_src), 0, 48) needs Nothing, Mac, true;
     /// Ethernet destination.
@@ -221,12 +242,16 @@ fields! {
     NdSll = "nd_sll" | "NXM_NX_ND_SLL" | "OXM_OF_IPV6_ND_SLL" at (HW_SRC, 0, 48) needs NdSolicit, Mac, true;
     /// Target link-layer address option.
     NdTll = "nd_tll" | "NXM_NX_ND_TLL" | "OXM_OF_IPV6_ND_TLL" at (HW_DST, 0, 48) needs NdAdvert, Mac, true;
+    /// The conjunction that the packet meets.
+    ConjId = "conj_id" | "NXM_NX_CONJ_ID" at (offset_of!(Fields, conj_id), 0, 32) needs Nothing, Decimal, false;
+    /// Where the action set sends the packet.
+    ActsetOutput = "actset_output" | "ONFOXM_ET_ACTSET_OUTPUT" | "OXM_OF_ACTSET_OUTPUT" at (offset_of!(Fields, actset_output), 0, 32) needs Nothing, Port, false;
     /// OpenFlow metadata.
     Metadata = "metadata" | "OXM_OF_METADATA" at (offset_of!(Fields, metadata), 0, 64) needs Nothing, Hex, true;
 }
 
-fn register_place(number: u8, bits: u8) -> Place {
-    let byte = offset_of!(Fields, registers) + usize::from(number) * usize::from(bits / 8);
+const fn register_place(number: u8, bits: u8) -> Place {
+    let byte = offset_of!(Fields, registers) + number as usize * (bits as usize / 8);
     Place { byte, shift: 0, bits }
 }
 
@@ -238,11 +263,12 @@ impl Field {
             let number: u8 = digits.parse().ok()?;
             (number < count && digits == number.to_string()).then_some(number)
         };
-        number("reg", 16)
-            .or_else(|| number("NXM_NX_REG", 16))
+        // Open vSwitch has the upper half of them under other names.
+        let first = |names: [&str; 3], count| names.into_iter().find_map(|name| number(name, count));
+        first(["reg", "NXM_NX_REG", "NXOXM_ET_REG"], 32)
             .map(Field::Reg)
-            .or_else(|| number("xreg", 8).or_else(|| number("OXM_OF_PKT_REG", 8)).map(Field::Xreg))
-            .or_else(|| number("xxreg", 4).or_else(|| number("NXM_NX_XXREG", 4)).map(Field::Xxreg))
+            .or_else(|| first(["xreg", "OXM_OF_PKT_REG", "NXOXM_ET_XREG"], 16).map(Field::Xreg))
+            .or_else(|| first(["xxreg", "NXM_NX_XXREG", "NXOXM_ET_XXREG"], 8).map(Field::Xxreg))
     }
 
     /// Its name, as text is printed with it.
@@ -256,28 +282,34 @@ impl Field {
     }
 
     /// Width in bits, `1..=128`.
-    pub fn bits(self) -> u8 {
+    pub const fn bits(self) -> u8 {
         self.place().bits
     }
 
-    /// A one for each bit of the field.
-    pub fn full_mask(self) -> u128 {
-        u128::MAX >> (128 - u32::from(self.bits()))
+    /// Width in bits as OpenFlow numbers them: that of the field, but for ARP's operation, of which a key has one byte.
+    pub fn width(self) -> u8 {
+        match self {
+            Field::ArpOp => 16,
+            _ => self.bits(),
+        }
     }
 
-    /// Lowest bit of a part of the ingress port, which never was on a wire and lies in the order of the processor.
-    fn ingress_shift(self) -> Option<u32> {
-        match self {
-            Field::InPort => Some(0),
-            Field::FromLocal => Some(FROM_LOCAL.trailing_zeros()),
-            _ => None,
-        }
+    /// A one for each bit of the field.
+    pub const fn full_mask(self) -> u128 {
+        u128::MAX >> (128 - self.bits() as u32)
     }
 
     /// The field's value, or its mask if `fields` is one.
     pub fn get(self, fields: &Fields) -> u128 {
-        if let Some(shift) = self.ingress_shift() {
-            return u128::from(fields.key.in_port >> shift) & self.full_mask();
+        // The ingress port never was on a wire and lies in the order of the processor.
+        match self {
+            Field::InPort => return u128::from(fields.key.in_port) & self.full_mask(),
+            Field::FromLocal => return u128::from(fields.key.in_port & FROM_LOCAL != 0),
+            Field::InPortOxm => {
+                let number = fields.key.in_port & 0xffff;
+                return RulePort::new(number).map_or(number, RulePort::number_oxm).into();
+            }
+            _ => {}
         }
         let place = self.place();
         let bytes = &zerocopy::IntoBytes::as_bytes(fields)[place.byte..place.byte + place.bytes()];
@@ -292,9 +324,16 @@ impl Field {
     )]
     pub fn set(self, fields: &mut Fields, value: u128, mask: u128) {
         let mask = mask & self.full_mask();
-        if let Some(shift) = self.ingress_shift() {
-            let (value, mask) = ((value & mask) as u32, mask as u32);
-            fields.key.in_port = fields.key.in_port & !(mask << shift) | value << shift;
+        let ingress = match self {
+            Field::InPort => Some((value & mask, mask)),
+            Field::InPortOxm => Some((value & mask & 0xffff, mask & 0xffff)),
+            Field::FromLocal => {
+                Some(((value & mask) * u128::from(FROM_LOCAL), mask * u128::from(FROM_LOCAL)))
+            }
+            _ => None,
+        };
+        if let Some((value, mask)) = ingress {
+            fields.key.in_port = fields.key.in_port & !(mask as u32) | value as u32;
             return;
         }
         let place = self.place();
@@ -315,11 +354,10 @@ impl Field {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::fields::REGISTERS;
 
     fn all() -> impl Iterator<Item = Field> {
         let registers =
-            (0..16).map(Field::Reg).chain((0..8).map(Field::Xreg)).chain((0..4).map(Field::Xxreg));
+            (0..32).map(Field::Reg).chain((0..16).map(Field::Xreg)).chain((0..8).map(Field::Xxreg));
         Field::NAMED.iter().copied().chain(registers)
     }
 
@@ -340,7 +378,7 @@ mod tests {
             field.set(&mut fields, 0, 1);
             assert_eq!(field.get(&fields), pattern & field.full_mask() & !1, "{field:?}");
         }
-        for name in ["reg16", "reg01", "xreg8", "xxreg4", "nw_source", ""] {
+        for name in ["reg32", "reg01", "xreg16", "xxreg8", "nw_source", ""] {
             assert_eq!(Field::from_name(name), None, "{name}");
         }
     }
@@ -353,7 +391,6 @@ mod tests {
         assert_eq!(Field::Xreg(1).get(&fields), 0x1111_2222_3333_4444);
         assert_eq!(Field::Xxreg(0).get(&fields), 0x1111_2222_3333_4444);
         assert_eq!(fields.registers[2].get(), 0x1111_2222);
-        assert_eq!(REGISTERS, 16);
     }
 
     #[test]

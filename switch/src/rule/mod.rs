@@ -32,6 +32,9 @@ mod trie;
 /// A map from hashes to items that snapshots share.
 mod hash_trie;
 
+/// Rules that each say one condition of several.
+mod conjunction;
+
 /// The rules of one mask, found by hash in stages.
 mod subtable;
 

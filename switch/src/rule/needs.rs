@@ -36,6 +36,8 @@ pub enum Needs {
     Udp,
     /// SCTP over IPv4 or IPv6.
     Sctp,
+    /// TCP, UDP or SCTP over IPv4 or IPv6.
+    Ports,
     /// ICMP over IPv4.
     Icmp,
     /// ICMPv6.
@@ -84,6 +86,8 @@ const FIRST: Condition = assumed_zero(Field::IpFrag, FRAG_LATER as u128);
 const TCP: Condition = stated(Field::IpProto, 0xff, &[tcp::PROTOCOL as u128]);
 const UDP: Condition = stated(Field::IpProto, 0xff, &[udp::PROTOCOL as u128]);
 const SCTP: Condition = stated(Field::IpProto, 0xff, &[sctp::PROTOCOL as u128]);
+const WITH_PORTS: Condition =
+    stated(Field::IpProto, 0xff, &[tcp::PROTOCOL as u128, udp::PROTOCOL as u128, sctp::PROTOCOL as u128]);
 const ICMP: Condition = stated(Field::IpProto, 0xff, &[icmp::PROTOCOL_V4 as u128]);
 const ICMPV6: Condition = stated(Field::IpProto, 0xff, &[icmp::PROTOCOL_V6 as u128]);
 const ND: Condition =
@@ -107,6 +111,7 @@ impl Needs {
             Needs::Tcp => &[IP, TCP, FIRST],
             Needs::Udp => &[IP, UDP, FIRST],
             Needs::Sctp => &[IP, SCTP, FIRST],
+            Needs::Ports => &[IP, WITH_PORTS, FIRST],
             Needs::Icmp => &[IPV4, ICMP, FIRST],
             Needs::Icmpv6 => &[IPV6, ICMPV6, FIRST],
             Needs::Nd => &[IPV6, ICMPV6, FIRST, ND, ND_CODE],

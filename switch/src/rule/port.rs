@@ -73,6 +73,12 @@ impl RulePort {
         self.0
     }
 
+    /// The number in the 32 bits of OpenFlow 1.1, in which those with a name are the highest of all.
+    pub fn number_oxm(self) -> u32 {
+        let number = u32::from(self.0);
+        if self.0 < Self::FIRST_RESERVED { number } else { number | 0xffff_0000 }
+    }
+
     /// The port that has this number, if there can be one.
     pub fn port(self) -> Option<PortId> {
         PortId::new(self.0)

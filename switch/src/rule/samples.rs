@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use super::action::RuleAction;
 use super::entry::RuleSpec;
 use super::field::Field;
 use super::matching::Match;
@@ -24,6 +25,7 @@ const SAMPLES: &[Sample] = &[
     Sample(Field::Metadata, &[0, 1, 1 << 63], &[u128::MAX, 1]),
     Sample(Field::Reg(0), &[0, 7], ALL),
     Sample(Field::Xxreg(3), &[0, 1 << 100], ALL),
+    Sample(Field::ConjId, &[0, 1, 2], ALL),
     Sample(Field::EthSrc, &[0x0200_0000_0001, 0x0200_0000_0002], &[u128::MAX, 0x0100_0000_0000]),
     Sample(Field::EthDst, &[0x0200_0000_0001, 0xffff_ffff_ffff], &[u128::MAX, 0x0100_0000_0000]),
     Sample(Field::EthType, &[0x800, 0x86dd, 0x806], ALL),
@@ -45,7 +47,7 @@ const SAMPLES: &[Sample] = &[
 /// One condition: field, value, mask.
 fn condition() -> impl Strategy<Value = (Field, u128, u128)> {
     // Addresses and ports, where the tries are, more often than the rest.
-    (prop_oneof![0..SAMPLES.len(), 11..17_usize], any::<Index>(), any::<Index>()).prop_map(
+    (prop_oneof![0..SAMPLES.len(), 12..18_usize], any::<Index>(), any::<Index>()).prop_map(
         |(at, value, mask)| {
             let Sample(field, values, masks) = &SAMPLES[at];
             (*field, *value.get(values), *mask.get(masks))
@@ -70,9 +72,21 @@ pub(super) fn rule(tables: u8) -> impl Strategy<Value = RuleSpec> {
         cookie,
         idle_timeout_s: 0,
         hard_timeout_s: 0,
+        remarks: Default::default(),
         matching,
         actions: Box::default(),
     })
+}
+
+/// A rule of table 0 that does nothing, or is a part of a few conjunctions.
+pub(super) fn rule_or_part() -> impl Strategy<Value = RuleSpec> {
+    let part = (1..3_u32, 0..2_u8).prop_map(|(id, dimension)| RuleAction::Conjunction {
+        id,
+        dimension,
+        dimensions: 2,
+    });
+    let actions = prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec(part, 1..3)];
+    (rule(1), actions).prop_map(|(spec, actions)| RuleSpec { actions: actions.into(), ..spec })
 }
 
 /// How a packet comes from the rules: one whose bits it has, and conditions that it meets all the same.
@@ -85,7 +99,7 @@ pub(super) fn packet() -> impl Strategy<Value = PacketSeed> {
 
 /// The packet of a seed.
 pub(super) fn packet_of(seed: &PacketSeed, rules: &[RuleSpec]) -> Fields {
-    let mut packet = if rules.is_empty() { Fields::NONE } else { *seed.0.get(rules).matching.value() };
+    let mut packet = if rules.is_empty() { Fields::NONE } else { seed.0.get(rules).matching.value() };
     seed.1.iter().for_each(|&(field, value, mask)| field.set(&mut packet, value, mask));
     packet
 }

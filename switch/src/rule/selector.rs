@@ -51,7 +51,8 @@ impl Selector {
 fn outputs_to(actions: &[RuleAction], port: RulePort) -> bool {
     actions.iter().any(|action| match action {
         RuleAction::Output(to) => *to == OutputTo::Port(port),
-        RuleAction::WriteActions(set) => outputs_to(set, port),
+        RuleAction::Enqueue { port: to, .. } => *to == port,
+        RuleAction::WriteActions(steps) | RuleAction::Clone(steps) => outputs_to(steps, port),
         RuleAction::Controller { .. } => port == RulePort::CONTROLLER,
         RuleAction::PushVlan(_)
         | RuleAction::PopVlan
@@ -59,7 +60,14 @@ fn outputs_to(actions: &[RuleAction], port: RulePort) -> bool {
         | RuleAction::ModVlanPcp(_)
         | RuleAction::SetField { .. }
         | RuleAction::Move { .. }
-        | RuleAction::DecTtl
+        | RuleAction::DecTtl(_)
+        | RuleAction::SetQueue(_)
+        | RuleAction::PopQueue
+        | RuleAction::Push(_)
+        | RuleAction::Pop(_)
+        | RuleAction::Exit
+        | RuleAction::Note(_)
+        | RuleAction::Conjunction { .. }
         | RuleAction::Resubmit { .. }
         | RuleAction::WriteMetadata { .. }
         | RuleAction::ClearActions
@@ -83,6 +91,7 @@ mod tests {
             cookie: 0xab,
             idle_timeout_s: 0,
             hard_timeout_s: 0,
+            remarks: Default::default(),
             matching,
             actions: Box::new([RuleAction::WriteActions(Box::new([output]))]),
         }
@@ -113,7 +122,7 @@ mod tests {
     #[test]
     fn strict_selection_asks_for_the_same_match_and_priority() {
         let mut rule = rule();
-        let own = Selector { matching: rule.matching, priority: Some(7), ..Selector::default() };
+        let own = Selector { matching: rule.matching.clone(), priority: Some(7), ..Selector::default() };
         assert!(own.selects(&rule, true));
         assert!(!Selector { matching: Match::ANY, ..own.clone() }.selects(&rule, true));
         let unsaid = Selector { priority: None, ..own };

@@ -102,6 +102,7 @@ impl RuleSet {
                 cookie: 0,
                 idle_timeout_s: 0,
                 hard_timeout_s: 0,
+                remarks: Default::default(),
                 matching: Match::ANY,
                 actions: Box::default(),
             };
@@ -154,6 +155,11 @@ impl RuleSet {
             Some(rule) => Found::Rule(rule),
             None => Found::Miss(&self.counters[usize::from(table)].miss),
         }
+    }
+
+    /// The rules that make a packet meet the conjunction because of which a lookup finds what it finds; none without one.
+    pub fn conjunction_parts(&self, table: u8, fields: &Fields) -> Vec<&Arc<Rule>> {
+        self.tables[usize::from(table)].as_ref().map_or_else(Vec::new, |rules| rules.parts(fields))
     }
 
     /// All rules, table by table, in no order within a table.
@@ -262,6 +268,7 @@ impl RuleSet {
             cookie: 0,
             idle_timeout_s: 0,
             hard_timeout_s: 0,
+            remarks: Default::default(),
             matching: Match::ANY,
             actions: Box::new([RuleAction::Output(OutputTo::Port(RulePort::NORMAL))]),
         };

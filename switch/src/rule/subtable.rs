@@ -187,15 +187,17 @@ impl Subtable {
         self.timed
     }
 
-    /// The best rule for the packet that is better than `than`, if there is one. Adds the bits that the answer depended on
-    /// to `looked`.
-    pub(super) fn lookup(
-        &self,
+    /// The best rule for the packet that is better than `than` and is carried out, if there is one. Shows every rule for the
+    /// packet that is a part of conjunctions and better than both to `part`. Adds the bits that the answer depended on to
+    /// `looked`.
+    pub(super) fn lookup<'a>(
+        &'a self,
         fields: &Fields,
         walks: &mut Walks<'_>,
         than: Rank,
         looked: &mut Fields,
-    ) -> Option<&Arc<Rule>> {
+        mut part: impl FnMut(&'a Arc<Rule>),
+    ) -> Option<&'a Arc<Rule>> {
         let mut map = &self.first;
         let mut hash = hash::GOLDEN;
         for stage in &*self.shape.stages {
@@ -214,8 +216,9 @@ impl Subtable {
                     return None;
                 }
                 match &entry.item {
-                    Below::Rule(rule) if rule.spec().matching.covers(fields) => return Some(rule),
-                    Below::Rule(_) => {}
+                    Below::Rule(rule) if !rule.spec().matching.covers(fields) => {}
+                    Below::Rule(rule) if rule.is_conjunctive() => part(rule),
+                    Below::Rule(rule) => return Some(rule),
                     Below::Stage(next) => below = Some(next),
                 }
             }
@@ -243,15 +246,13 @@ impl Subtable {
 
     /// The rule with this match, whose mask is the subtable's, and this priority.
     pub(super) fn find(&self, matching: &Match, priority: u16) -> Option<&Arc<Rule>> {
-        let is_it = |rule: &&Arc<Rule>| {
-            rule.spec().priority == priority && rule.spec().matching.value() == matching.value()
-        };
-        self.candidates(matching.value()).find(is_it)
+        let is_it = |rule: &&Arc<Rule>| rule.spec().priority == priority && rule.spec().matching == *matching;
+        self.candidates(&matching.value()).find(is_it)
     }
 
     /// Puts a rule of this mask in, in place of the one with the same rank if there is one.
     pub(super) fn put(&mut self, rule: Arc<Rule>) -> Option<Arc<Rule>> {
-        let hashes = self.shape.hashes(rule.spec().matching.value());
+        let hashes = self.shape.hashes(&rule.spec().matching.value());
         self.timed += usize::from(rule.is_timed());
         let old = put_below(&mut self.first, &hashes, rule);
         self.timed -= usize::from(old.as_ref().is_some_and(|old| old.is_timed()));
@@ -260,7 +261,7 @@ impl Subtable {
 
     /// Takes out a rule that is here.
     pub(super) fn remove(&mut self, rule: &Rule) {
-        let hashes = self.shape.hashes(rule.spec().matching.value());
+        let hashes = self.shape.hashes(&rule.spec().matching.value());
         self.timed -= usize::from(rule.is_timed());
         remove_below(&mut self.first, &hashes, rule.rank());
     }

@@ -12,6 +12,9 @@
 //! place the bits are noted a step later: when a trie does *not* refute a prefix, nothing is noted where it is asked,
 //! since the stage that has this prefix then looks at all of it.
 //!
+//! Some rules are parts of conjunctions. The search sets them aside, and behind it they are put together; see
+//! `conjunction.rs`.
+//!
 //! Four things keep `looked` small: the end of the search by rank, the stages of each subtable, the rank below each stage,
 //! and one trie per prefix field for the whole table. See `subtable.rs` and `trie.rs`.
 //!
@@ -26,6 +29,7 @@ use std::sync::Arc;
 use crate::flow::fields::Fields;
 use crate::hash;
 
+use super::conjunction::{self, Conjunction};
 use super::entry::{Rank, Rule};
 use super::matching::Match;
 use super::subtable::{Subtable, Walks};
@@ -65,6 +69,48 @@ impl Table {
 
     /// The best rule that holds for the packet; adds the bits that this depended on to `looked`.
     pub(super) fn lookup(&self, fields: &Fields, looked: &mut Fields) -> Option<&Arc<Rule>> {
+        let mut parts = Vec::new();
+        let best = self.best(fields, looked, |part| parts.push(part));
+        if parts.is_empty() {
+            return best;
+        }
+        let than = best.map(|rule| rule.spec().priority);
+        let of_conjunction =
+            conjunction::first(&mut parts, than, |conjunction, _| self.best_of(conjunction, fields, looked));
+        of_conjunction.or(best)
+    }
+
+    /// The rule for packets that meet a conjunction; adds the bits that this depended on to `looked`.
+    fn best_of(&self, conjunction: Conjunction, fields: &Fields, looked: &mut Fields) -> Option<&Arc<Rule>> {
+        let with_id = Fields { conj_id: conjunction.id.into(), ..*fields };
+        self.best(&with_id, looked, |_| {})
+    }
+
+    /// The rules that make the packet meet a conjunction whose rule the lookup finds; none if it finds another.
+    pub(super) fn parts(&self, fields: &Fields) -> Vec<&Arc<Rule>> {
+        let mut parts = Vec::new();
+        let mut looked = Fields::NONE;
+        let best = self.best(fields, &mut looked, |part| parts.push(part));
+        let than = best.map(|rule| rule.spec().priority);
+        let met = conjunction::first(&mut parts, than, |conjunction, priority| {
+            self.best_of(conjunction, fields, &mut looked).map(|_| (conjunction, priority))
+        });
+        parts.retain(|part| {
+            met.is_some_and(|(conjunction, priority)| {
+                part.spec().priority == priority && conjunction::is_part_of(part, conjunction)
+            })
+        });
+        parts
+    }
+
+    /// The best rule that holds for the packet and is carried out; shows those that are parts of conjunctions and may be
+    /// better to `part`.
+    fn best<'a>(
+        &'a self,
+        fields: &Fields,
+        looked: &mut Fields,
+        mut part: impl FnMut(&'a Arc<Rule>),
+    ) -> Option<&'a Arc<Rule>> {
         let mut walks = Walks::new(&self.tries);
         let mut best = None;
         let mut rank = 0;
@@ -72,7 +118,7 @@ impl Table {
             if member.rank < rank {
                 break;
             }
-            if let Some(rule) = member.rules.lookup(fields, &mut walks, rank, looked) {
+            if let Some(rule) = member.rules.lookup(fields, &mut walks, rank, looked, &mut part) {
                 (best, rank) = (Some(rule), rule.rank());
             }
         }
@@ -87,22 +133,22 @@ impl Table {
 
     /// The rule with this match and priority.
     pub(super) fn find(&self, matching: &Match, priority: u16) -> Option<&Arc<Rule>> {
-        let at = self.position(matching.mask())?;
+        let at = self.position(&matching.mask())?;
         self.subtables[at].rules.find(matching, priority)
     }
 
     /// Puts a rule in, in place of the one with the same rank, match and priority if there is one.
     pub(super) fn put(&mut self, rule: Arc<Rule>) -> Option<Arc<Rule>> {
-        let mask = rule.spec().matching.mask();
-        let at = self.position(mask).unwrap_or_else(|| {
-            let rules = Arc::new(Subtable::new(mask));
-            self.subtables.push(Member { rank: 0, mask_hash: hash_of(mask), rules });
+        let (value, mask) = (rule.spec().matching.value(), rule.spec().matching.mask());
+        let at = self.position(&mask).unwrap_or_else(|| {
+            let rules = Arc::new(Subtable::new(&mask));
+            self.subtables.push(Member { rank: 0, mask_hash: hash_of(&mask), rules });
             self.subtables.len() - 1
         });
         let old = Arc::make_mut(&mut self.subtables[at].rules).put(Arc::clone(&rule));
         if old.is_none() {
             for (field, len) in self.subtables[at].rules.prefixes() {
-                self.tries[field as usize].insert(field.bits(rule.spec().matching.value()), len);
+                self.tries[field as usize].insert(field.bits(&value), len);
             }
             self.len += 1;
             self.settle(at);
@@ -112,13 +158,14 @@ impl Table {
 
     /// Takes out a rule that is here.
     pub(super) fn remove(&mut self, rule: &Rule) {
-        let Some(at) = self.position(rule.spec().matching.mask()) else {
+        let (value, mask) = (rule.spec().matching.value(), rule.spec().matching.mask());
+        let Some(at) = self.position(&mask) else {
             debug_assert!(false, "only rules that are here are removed");
             return;
         };
         Arc::make_mut(&mut self.subtables[at].rules).remove(rule);
         for (field, len) in self.subtables[at].rules.prefixes() {
-            self.tries[field as usize].remove(field.bits(rule.spec().matching.value()), len);
+            self.tries[field as usize].remove(field.bits(&value), len);
         }
         self.len -= 1;
         self.settle(at);
@@ -149,13 +196,12 @@ impl Table {
     /// The rules all of whose packets `wider` covers.
     pub(super) fn within(&self, wider: &Match) -> Vec<&Arc<Rule>> {
         let mut within = Vec::new();
+        let mask = wider.mask();
         for member in &self.subtables {
-            let words = wider.mask().words().iter().zip(member.rules.mask().words());
-            if words.into_iter().all(|(wide, own)| wide & !own == 0) {
+            let mut words = mask.words().iter().zip(member.rules.mask().words());
+            if words.all(|(wide, own)| wide & !own == 0) {
                 member.rules.for_each(&mut |rule| {
-                    if wider.covers(rule.spec().matching.value()) {
-                        within.push(rule);
-                    }
+                    within.extend(rule.spec().matching.is_within(wider).then_some(rule))
                 });
             }
         }

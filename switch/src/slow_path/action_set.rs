@@ -7,7 +7,8 @@
 //! # Source
 //! OpenFlow 1.3.5 §5.10.
 
-use crate::rule::action::RuleAction;
+use crate::rule::action::{OutputTo, RuleAction};
+use crate::rule::port::RulePort;
 
 /// The actions written so far.
 #[derive(Debug, Default)]
@@ -28,15 +29,24 @@ fn turn(action: &RuleAction) -> Option<Turn> {
     match action {
         RuleAction::PopVlan => Some(Turn::Pop),
         RuleAction::PushVlan(_) => Some(Turn::Push),
-        RuleAction::DecTtl => Some(Turn::DecrementTtl),
+        RuleAction::DecTtl(_) => Some(Turn::DecrementTtl),
         RuleAction::ModVlanVid(_)
         | RuleAction::ModVlanPcp(_)
         | RuleAction::SetField { .. }
         | RuleAction::Move { .. } => Some(Turn::Set),
         RuleAction::Output(_) | RuleAction::Controller { .. } => Some(Turn::Output),
         RuleAction::Resubmit { .. } => Some(Turn::Resubmit),
-        // Instructions, which are no part of a set.
-        RuleAction::WriteMetadata { .. }
+        // Nothing that a set could hold.
+        RuleAction::SetQueue(_)
+        | RuleAction::PopQueue
+        | RuleAction::Enqueue { .. }
+        | RuleAction::Push(_)
+        | RuleAction::Pop(_)
+        | RuleAction::Clone(_)
+        | RuleAction::Exit
+        | RuleAction::Note(_)
+        | RuleAction::Conjunction { .. }
+        | RuleAction::WriteMetadata { .. }
         | RuleAction::ClearActions
         | RuleAction::WriteActions(_)
         | RuleAction::GotoTable(_) => None,
@@ -46,6 +56,16 @@ fn turn(action: &RuleAction) -> Option<Turn> {
 impl<'a> ActionSet<'a> {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Where the set sends the packet; the last word counts.
+    pub(super) fn output(&self) -> RulePort {
+        let ports = self.0.iter().rev().filter_map(|action| match action {
+            RuleAction::Output(OutputTo::Port(port)) => Some(*port),
+            RuleAction::Controller { .. } => Some(RulePort::CONTROLLER),
+            _ => None,
+        });
+        ports.into_iter().next().unwrap_or(RulePort::UNSET)
     }
 
     pub(super) fn clear(&mut self) {

@@ -63,6 +63,9 @@ mod tests;
 /// cannot go in circles.
 pub const MAX_DEPTH: usize = 64;
 
+/// Numbers that may lie on a packet's stack: as many as in the 64 kB that Open vSwitch allows.
+pub const MAX_STACK: usize = 4096;
+
 /// Lookups of one packet, after the first.
 pub const MAX_RESUBMITS: usize = 4096;
 
@@ -99,7 +102,7 @@ pub fn translate(key: &FlowKey, state: &SwitchState<'_>, observer: &mut impl Obs
         waiting: Vec::with_capacity(4),
         depth: 0,
         action_set: ActionSet::default(),
-        is_expired: false,
+        stack: Vec::new(),
         mirrored: 0,
         observer,
     };
@@ -120,13 +123,45 @@ pub fn learn(source: Source, now_ms: u64, state: &SwitchState<'_>) -> Learned {
     state.fdb.learn(source.vlan, source.mac, source.port, now_ms, limit)
 }
 
-/// A rule that is being carried out.
+/// Steps that are left.
+enum Steps<'a> {
+    /// Those of a list in a rule.
+    Listed(std::slice::Iter<'a, RuleAction>),
+    /// Those of an action set.
+    Set(std::vec::IntoIter<&'a RuleAction>),
+}
+
+impl<'a> Steps<'a> {
+    fn next(&mut self) -> Option<&'a RuleAction> {
+        match self {
+            Steps::Listed(steps) => steps.next(),
+            Steps::Set(steps) => steps.next(),
+        }
+    }
+}
+
+/// What waits for the end of the steps that are taken with a copy of the packet.
+struct Original<'a> {
+    packet: view::Original,
+    stack: Vec<u128>,
+    action_set: ActionSet<'a>,
+}
+
+/// A rule that is being carried out, the steps for a copy of the packet, or an action set.
 struct Running<'a> {
     /// What is left to do.
-    actions: std::slice::Iter<'a, RuleAction>,
+    steps: Steps<'a>,
     table: u8,
     /// It was met in the table of the rule that waits for it, or in an earlier one.
     deepens: bool,
+    /// The steps are for a copy, and this is the original.
+    original: Option<Box<Original<'a>>>,
+}
+
+impl<'a> Running<'a> {
+    fn new(actions: &'a [RuleAction], table: u8, deepens: bool) -> Self {
+        Self { steps: Steps::Listed(actions.iter()), table, deepens, original: None }
+    }
 }
 
 /// A translation under way.
@@ -141,8 +176,8 @@ struct Translator<'a, O> {
     /// How many of them deepen.
     depth: usize,
     action_set: ActionSet<'a>,
-    /// Its time to live was used up in some rule, which ended there; nothing is written for its end any more.
-    is_expired: bool,
+    /// What rules have pushed and not popped.
+    stack: Vec<u128>,
     /// Mirrors that have a copy, one bit each.
     mirrored: u32,
     observer: &'a mut O,
@@ -155,17 +190,17 @@ impl<'a, O: Observer> Translator<'a, O> {
         }
         self.look_up(0, None, false);
         self.finish_rules()?;
-        if !self.action_set.is_empty() && !self.is_expired {
-            self.note(Note::ActionSet);
-            for action in self.action_set.take_in_order() {
-                self.step(action, 0)?;
-                self.finish_rules()?;
-                if self.is_expired {
-                    break;
-                }
-            }
+        if !self.action_set.is_empty() {
+            self.run_action_set(0, None);
         }
-        Ok(())
+        self.finish_rules()
+    }
+
+    /// Lets the action set, which is not empty, have its turn; for a copy if there is an original.
+    fn run_action_set(&mut self, table: u8, original: Option<Box<Original<'a>>>) {
+        self.note(Note::ActionSet);
+        let steps = Steps::Set(self.action_set.take_in_order().into_iter());
+        self.waiting.push(Running { steps, table, deepens: false, original });
     }
 
     fn note(&mut self, note: Note<'_>) {
@@ -177,7 +212,7 @@ impl<'a, O: Observer> Translator<'a, O> {
     /// Bound: a rule has finitely many steps, and each further rule is counted against [`MAX_RESUBMITS`].
     fn finish_rules(&mut self) -> Result<(), DropReason> {
         while let Some(running) = self.waiting.last_mut() {
-            match running.actions.next() {
+            match running.steps.next() {
                 Some(action) => {
                     let table = running.table;
                     self.step(action, table)?;
@@ -188,16 +223,45 @@ impl<'a, O: Observer> Translator<'a, O> {
         Ok(())
     }
 
-    /// Ends the last rule under way, whatever it still had to do.
+    /// Ends the last rule under way, whatever it still had to do. Behind the steps for a copy its action set has a turn, and
+    /// then the original comes back.
     fn end_rule(&mut self) {
-        if let Some(ended) = self.waiting.pop() {
-            self.depth -= usize::from(ended.deepens);
+        let Some(ended) = self.waiting.pop() else { return };
+        self.depth -= usize::from(ended.deepens);
+        let Some(original) = ended.original else { return };
+        if self.action_set.is_empty() {
+            let Original { packet, stack, action_set } = *original;
+            self.view.take_back(packet);
+            (self.stack, self.action_set) = (stack, action_set);
+            self.view.set_actset_output(self.action_set.output());
+        } else {
+            self.run_action_set(ended.table, Some(original));
         }
     }
 
-    /// Looks the packet up, as if it came from `in_port` if there is one, and lets the rule found have its turn. False if
-    /// there is none.
-    fn look_up(&mut self, table: u8, in_port: Option<RulePort>, deepens: bool) -> bool {
+    /// Goes on with a copy of the packet.
+    fn clone_packet(&mut self, steps: &'a [RuleAction], table: u8) {
+        // The copy and the original share what was changed before, so the datapath is told now, and once.
+        self.commit();
+        let original = Original {
+            packet: self.view.set_aside(),
+            stack: std::mem::take(&mut self.stack),
+            action_set: std::mem::take(&mut self.action_set),
+        };
+        let running = Running { original: Some(Box::new(original)), ..Running::new(steps, table, false) };
+        self.waiting.push(running);
+    }
+
+    /// Ends all rules under way, and what was written for the packet's end. Open vSwitch's manual has the action set carried
+    /// out all the same; Open vSwitch does not.
+    fn exit(&mut self) {
+        self.waiting.clear();
+        self.depth = 0;
+        self.action_set.clear();
+    }
+
+    /// Looks the packet up, as if it came from `in_port` if there is one, and lets the rule found have its turn.
+    fn look_up(&mut self, table: u8, in_port: Option<RulePort>, deepens: bool) {
         let depth = self.waiting.len();
         let rules = self.state.rules;
         let in_port = in_port.map(|port| self.view.ingress(port));
@@ -211,23 +275,22 @@ impl<'a, O: Observer> Translator<'a, O> {
         self.rules.push(Arc::clone(found.rule()));
         self.observer.rule(depth, found.rule(), matches!(found, Found::Miss(_)));
         let Found::Rule(rule) = found else {
-            self.plan.held_back(DropReason::NoRule);
-            return false;
+            return self.plan.held_back(DropReason::NoRule);
         };
         self.depth += usize::from(deepens);
-        self.waiting.push(Running { actions: rule.spec().actions.iter(), table, deepens });
-        true
+        self.waiting.push(Running::new(&rule.spec().actions, table, deepens));
     }
 
     /// Goes on in another table, or again in the same.
-    fn resubmit(&mut self, from: u8, table: u8, in_port: Option<RulePort>) -> Result<bool, DropReason> {
+    fn resubmit(&mut self, from: u8, table: u8, in_port: Option<RulePort>) -> Result<(), DropReason> {
         if self.depth >= MAX_DEPTH {
             return Err(DropReason::ResubmitTooDeep);
         }
         if self.rules.len() > MAX_RESUBMITS {
             return Err(DropReason::TooManyResubmits);
         }
-        Ok(self.look_up(table, in_port, table <= from))
+        self.look_up(table, in_port, table <= from);
+        Ok(())
     }
 
     /// Takes one step of a rule of this table.
@@ -235,7 +298,12 @@ impl<'a, O: Observer> Translator<'a, O> {
         self.observer.action(self.waiting.len(), action);
         match action {
             RuleAction::Output(to) => self.output(*to, table)?,
-            RuleAction::Controller { max_len, id } => self.punt(Punt { max_len: *max_len, id: *id }),
+            // No port has queues.
+            RuleAction::Enqueue { port, .. } => self.output(OutputTo::Port(*port), table)?,
+            RuleAction::SetQueue(_) | RuleAction::PopQueue | RuleAction::Note(_) => {}
+            // Lookups do not find the rules that have it.
+            RuleAction::Conjunction { .. } => {}
+            RuleAction::Controller { max_len, id, .. } => self.punt(Punt { max_len: *max_len, id: *id }),
             RuleAction::PushVlan(tpid) => self.view.push_tag(*tpid),
             RuleAction::PopVlan => {
                 self.view.pop_tag();
@@ -248,21 +316,26 @@ impl<'a, O: Observer> Translator<'a, O> {
                 }
             }
             RuleAction::Move { from, to } => self.copy(*from, *to),
-            RuleAction::DecTtl => self.decrement_ttl(),
+            RuleAction::Push(from) => self.push(*from)?,
+            RuleAction::Pop(to) => self.pop(*to),
+            RuleAction::DecTtl(_) => self.decrement_ttl(),
+            RuleAction::Clone(steps) => self.clone_packet(steps, table),
+            RuleAction::Exit => self.exit(),
             RuleAction::Resubmit { in_port, table: to } => {
                 self.resubmit(table, to.unwrap_or(table), *in_port)?;
             }
             RuleAction::WriteMetadata { value, mask } => {
                 self.view.write(Field::Metadata, u128::from(*value), u128::from(*mask));
             }
-            RuleAction::ClearActions => self.action_set.clear(),
-            RuleAction::WriteActions(actions) => self.action_set.add(actions),
-            RuleAction::GotoTable(to) => {
-                if !self.resubmit(table, *to, None)? {
-                    // A packet that misses is dropped, so what was written for its end is void.
-                    self.action_set.clear();
-                }
+            RuleAction::ClearActions => {
+                self.action_set.clear();
+                self.view.set_actset_output(self.action_set.output());
             }
+            RuleAction::WriteActions(actions) => {
+                self.action_set.add(actions);
+                self.view.set_actset_output(self.action_set.output());
+            }
+            RuleAction::GotoTable(to) => self.resubmit(table, *to, None)?,
         }
         if self.plan.is_full() { Err(DropReason::TooManyActions) } else { Ok(()) }
     }
@@ -283,6 +356,26 @@ impl<'a, O: Observer> Translator<'a, O> {
         }
     }
 
+    fn push(&mut self, from: Subfield) -> Result<(), DropReason> {
+        if self.stack.len() == MAX_STACK {
+            return Err(DropReason::StackTooDeep);
+        }
+        // Of a field that the packet lacks it is zero, so that each push has its pop all the same.
+        let value = if self.has(from.field) { self.read(from) } else { 0 };
+        self.stack.push(value);
+        Ok(())
+    }
+
+    fn pop(&mut self, to: Subfield) {
+        match self.stack.pop() {
+            None => self.note(Note::StackEmpty),
+            Some(value) if self.has(to.field) => {
+                self.view.write(to.field, value << to.offset, ones(to.bits) << to.offset);
+            }
+            Some(_) => {}
+        }
+    }
+
     fn read(&mut self, from: Subfield) -> u128 {
         self.view.read(from.field, ones(from.bits) << from.offset) >> from.offset
     }
@@ -294,8 +387,6 @@ impl<'a, O: Observer> Translator<'a, O> {
         match self.view.read(Field::IpTtl, u128::MAX) {
             0 | 1 => {
                 self.held_back(DropReason::TtlExceeded);
-                self.is_expired = true;
-                self.action_set.clear();
                 self.end_rule();
             }
             ttl => self.view.write(Field::IpTtl, ttl - 1, u128::MAX),

@@ -242,6 +242,7 @@ fn by_tables(specs: Vec<Vec<RuleAction>>, mirrors: Vec<Mirror>) -> Translation {
         cookie: 0,
         idle_timeout_s: 0,
         hard_timeout_s: 0,
+        remarks: Default::default(),
         matching: Match::ANY,
         actions: actions.into(),
     };
@@ -344,8 +345,9 @@ fn observer_sees_every_table_rule_and_action_in_order() {
         cookie: 0,
         idle_timeout_s: 0,
         hard_timeout_s: 0,
+        remarks: Default::default(),
         matching: Match::ANY,
-        actions: [RuleAction::DecTtl, RuleAction::PushVlan(0x8100), to(1), resubmit(3)].into(),
+        actions: [RuleAction::DecTtl([].into()), RuleAction::PushVlan(0x8100), to(1), resubmit(3)].into(),
     };
     let rules = RuleSet::learning_switch(0).edit(&[Edit::Replace(vec![spec])], 0).unwrap().set;
     let config = SwitchConfig::new(1, (0..3).map(|n| (port(n), PortVlan::default())));
@@ -357,7 +359,7 @@ fn observer_sees_every_table_rule_and_action_in_order() {
     let wanted = [
         "0 table 0".to_owned(),
         "0 priority 7 missed false".to_owned(),
-        "1 DecTtl".to_owned(),
+        "1 DecTtl([])".to_owned(),
         "1 FieldMissing(IpTtl)".to_owned(),
         "1 PushVlan(33024)".to_owned(),
         format!("1 {:?}", to(1)),

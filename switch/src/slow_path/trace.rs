@@ -22,6 +22,8 @@ pub enum Note<'a> {
     FieldMissing(Field),
     /// There is no such port.
     NoSuchPort(RulePort),
+    /// Nothing is on the stack, so the step does nothing.
+    StackEmpty,
     /// The packet came from the port, and the rule does not say `in_port`.
     BackToIngress(PortId),
     /// The learning switch put the packet into this VLAN.

@@ -17,7 +17,7 @@ use zerocopy::byteorder::big_endian::U16;
 
 use crate::action::Action;
 use crate::edit::rewrite::Rewrite;
-use crate::flow::fields::{FROM_LOCAL, Fields};
+use crate::flow::fields::{FROM_LOCAL, Fields, REGISTERS};
 use crate::flow::key::{FlowKey, KeyTag, Mask, VLAN_PRESENT};
 use crate::port::PortId;
 use crate::rule::field::Field;
@@ -81,6 +81,66 @@ pub(super) struct View {
     is_due: bool,
     /// The port that rules call `LOCAL`.
     local: Option<PortId>,
+    /// Inside a copy, what became of the datapath's packet since the copy was made.
+    drift: Option<Drift>,
+}
+
+/// How far the datapath's packet has moved away from what it was when a copy was made: there is but one packet, on which
+/// the copy's steps run, and what they changed is undone behind them.
+#[derive(Debug, Default)]
+struct Drift {
+    /// Bits that were rewritten, other than those of tags.
+    rewritten: FlowKey,
+    /// How many of the outermost tags it had then it has no more.
+    lost: usize,
+    /// How many tags stand in their place.
+    extra: usize,
+    /// Bits of each tag it had then that were rewritten, from the outermost on.
+    tags: Vec<U16>,
+}
+
+impl Drift {
+    fn pop(&mut self) {
+        match self.extra.checked_sub(1) {
+            Some(rest) => self.extra = rest,
+            None => self.lost += 1,
+        }
+    }
+
+    fn push(&mut self) {
+        self.extra += 1;
+    }
+
+    /// Notes that bits of the tag `nth` from outside were rewritten.
+    fn rewrite_tag(&mut self, nth: usize, bits: U16) {
+        let Some(nth) = (nth + self.lost).checked_sub(self.extra) else { return };
+        if self.tags.len() <= nth {
+            self.tags.resize(nth + 1, U16::ZERO);
+        }
+        self.tags[nth] |= bits;
+    }
+
+    /// Adds what became of a copy of the copy.
+    fn join(&mut self, inner: &Drift) {
+        for (bits, more) in self.rewritten.words_mut().iter_mut().zip(inner.rewritten.words()) {
+            *bits |= more;
+        }
+        (0..inner.lost).for_each(|_| self.pop());
+        for (nth, &bits) in inner.tags.iter().enumerate().skip(inner.lost) {
+            self.rewrite_tag(nth - inner.lost, bits);
+        }
+        self.extra += inner.extra;
+    }
+}
+
+/// A packet, set aside while steps are taken with a copy.
+#[derive(Debug)]
+pub(super) struct Original {
+    fields: Fields,
+    known: Fields,
+    places: [Place; 2],
+    buried: Vec<Buried>,
+    drift: Option<Drift>,
 }
 
 impl View {
@@ -89,10 +149,12 @@ impl View {
     pub(super) fn new(key: &FlowKey, local: Option<PortId>) -> Self {
         let mut known = Fields::NONE;
         known.metadata = u64::MAX.into();
-        known.registers = [u32::MAX.into(); crate::flow::fields::REGISTERS];
+        known.registers = [u32::MAX.into(); REGISTERS];
+        known.actset_output = u32::MAX.into();
         let mut mask = Mask::default();
         mask.0.in_port = u32::MAX;
         let mut fields = Fields::of_packet(*key);
+        fields.actset_output = RulePort::UNSET.number_oxm().into();
         // A number that no port has must not read as one with the bit of the local port.
         let in_port = u32::from(u16::try_from(key.in_port).unwrap_or(RulePort::NONE.number()));
         let is_local = local.is_some_and(|local| u32::from(local.number()) == in_port);
@@ -108,6 +170,50 @@ impl View {
             popped: 0,
             is_due: false,
             local,
+            drift: None,
+        }
+    }
+
+    /// Sets the packet aside: what is done from now on is done with a copy. Nothing is due.
+    pub(super) fn set_aside(&mut self) -> Original {
+        debug_assert!(
+            !self.is_due,
+            "what is due is told before, or the copy would do it and the original too"
+        );
+        Original {
+            fields: self.fields,
+            known: self.known,
+            places: self.places,
+            buried: self.buried.clone(),
+            drift: self.drift.replace(Drift::default()),
+        }
+    }
+
+    /// Ends the copy and goes on with the packet as it was; what the datapath's packet has become meanwhile is due to be
+    /// undone.
+    pub(super) fn take_back(&mut self, original: Original) {
+        self.settle();
+        let Original { fields, known, places, buried, drift } = original;
+        let inner = std::mem::replace(&mut self.drift, drift).unwrap_or_default();
+        (self.fields, self.known, self.places, self.buried) = (fields, known, places, buried);
+        self.due = Fields { key: inner.rewritten, ..Fields::NONE };
+        // What was not known has to be read from the packet to be written again.
+        let rows = inner.rewritten.words().iter().zip(self.known.key.words());
+        for (mask, (rewritten, known)) in self.mask.0.words_mut().iter_mut().zip(rows) {
+            *mask |= rewritten & !known;
+        }
+        self.popped = u32::try_from(inner.extra).unwrap_or(u32::MAX);
+        let tags = inner.tags.iter().copied().chain(std::iter::repeat(U16::ZERO));
+        let state = tags.enumerate().map(|(nth, bits)| (nth < inner.lost, bits));
+        let in_sight = self.places.iter_mut().zip(&mut self.due.key.vlan);
+        let buried = self.buried.iter_mut().rev().map(|tag| (&mut tag.place, &mut tag.due));
+        for ((place, due), (is_lost, bits)) in in_sight.chain(buried).zip(state) {
+            place.is_new = is_lost;
+            *due = KeyTag { tpid: U16::ZERO, tci: if is_lost { U16::ZERO } else { bits } };
+        }
+        self.is_due = true;
+        if let Some(drift) = &mut self.drift {
+            drift.join(&inner);
         }
     }
 
@@ -125,6 +231,11 @@ impl View {
     /// The ingress port, if it is one: rules may write any number.
     pub(super) fn in_port(&self) -> Option<PortId> {
         u16::try_from(self.fields.key.in_port & !FROM_LOCAL).ok().and_then(PortId::new)
+    }
+
+    /// Notes where the action set sends the packet.
+    pub(super) fn set_actset_output(&mut self, port: RulePort) {
+        self.fields.actset_output = port.number_oxm().into();
     }
 
     /// The ingress port of a packet that came from `port`.
@@ -172,8 +283,12 @@ impl View {
 
     /// The value of a field, of which the bits of `mask` are looked at.
     pub(super) fn read(&mut self, field: Field, mask: u128) -> u128 {
-        if field == Field::InPort && self.fields.key.in_port & FROM_LOCAL != 0 {
-            return u128::from(RulePort::LOCAL.number()) & mask;
+        if self.fields.key.in_port & FROM_LOCAL != 0 {
+            match field {
+                Field::InPort => return u128::from(RulePort::LOCAL.number()) & mask,
+                Field::InPortOxm => return u128::from(RulePort::LOCAL.number_oxm()) & mask,
+                _ => {}
+            }
         }
         field.look_at(&mut self.looked, mask);
         field.get(&self.fields) & mask
@@ -193,12 +308,13 @@ impl View {
             Field::VlanPcp => self.write_tag(0, tci(13)),
             Field::InnerVlanTci | Field::InnerVlanVid => self.write_tag(1, tci(0)),
             Field::InnerVlanPcp => self.write_tag(1, tci(13)),
-            Field::InPort => {
-                let old = self.read(field, u128::MAX);
-                let number = u32::try_from(old & !mask | value & mask & field.full_mask()).unwrap_or(0);
+            Field::InPort | Field::InPortOxm => {
+                let old = self.read(Field::InPort, u128::MAX);
+                let number = (old & !mask | value & mask) & Field::InPort.full_mask();
+                let number = u32::try_from(number).unwrap_or(0);
                 self.fields.key.in_port = RulePort::new(number).map_or(number, |port| self.ingress(port));
             }
-            Field::Metadata | Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => {
+            Field::Metadata | Field::ActsetOutput | Field::Reg(_) | Field::Xreg(_) | Field::Xxreg(_) => {
                 // The switch's own, which no datapath hears of and which is always known.
                 field.set(&mut self.fields, value, mask);
             }
@@ -222,16 +338,10 @@ impl View {
         self.write_tag(0, (VLAN_PRESENT | u16::from(priority) << 13, VLAN_PRESENT | PCP));
     }
 
-    /// Inserts an outer tag with the VLAN and priority of the one behind it, or zeros without one (OpenFlow 1.3.5
-    /// §5.13.1).
+    /// Inserts an outer tag of VLAN 0 and priority 0, as Open vSwitch does. (OpenFlow 1.3.5 §5.13.1 has those of the tag
+    /// behind it.)
     pub(super) fn push_tag(&mut self, tpid: u16) {
         let has_tag = self.has_tag(0);
-        let tci = if has_tag {
-            self.looked.key.vlan[0].tci = U16::MAX_VALUE;
-            self.fields.key.vlan[0].tci
-        } else {
-            U16::new(VLAN_PRESENT)
-        };
         self.settle();
         // Behind no tag there is no other.
         if has_tag {
@@ -246,7 +356,7 @@ impl View {
             fields.key.vlan[1] = fields.key.vlan[0];
         }
         self.places[1] = self.places[0];
-        self.fields.key.vlan[0] = KeyTag { tpid: tpid.into(), tci };
+        self.fields.key.vlan[0] = KeyTag { tpid: tpid.into(), tci: U16::new(VLAN_PRESENT) };
         self.known.key.vlan[0] = WHOLE_TAG;
         self.due.key.vlan[0] = KeyTag::default();
         self.places[0] = Place { origin: None, is_new: true };
@@ -326,6 +436,7 @@ impl View {
         self.settle();
         for _ in 0..std::mem::take(&mut self.popped) {
             plan.push(Action::PopVlan);
+            self.drift.iter_mut().for_each(Drift::pop);
         }
         // The tags from the outermost on: new ones, then those that the datapath has.
         let mut pushed = Vec::new();
@@ -346,6 +457,14 @@ impl View {
                 (*value, *due) = (tag.tag, tag.due);
                 of_packet += 1;
             }
+        }
+        if let Some(drift) = &mut self.drift {
+            bits.iter().enumerate().for_each(|(nth, bits)| drift.rewrite_tag(nth, bits.tci));
+            let rewritten = FlowKey { vlan: Default::default(), ..self.due.key };
+            for (own, more) in drift.rewritten.words_mut().iter_mut().zip(rewritten.words()) {
+                *own |= more;
+            }
+            pushed.iter().for_each(|_| drift.push());
         }
         if bits[0].tci == U16::new(VID)
             && let Some(vlan) = VlanId::new(values[0].tci.get() & VID)
@@ -374,15 +493,18 @@ impl View {
         match edit {
             TagEdit::Set(vlan) => {
                 plan.push(Action::SetVlan(vlan));
+                self.drift.iter_mut().for_each(|drift| drift.rewrite_tag(0, U16::new(VID)));
                 self.due.key.vlan[0].tci |= U16::new(VID);
             }
             TagEdit::Pop => {
                 plan.push(Action::PopVlan);
+                self.drift.iter_mut().for_each(Drift::pop);
                 self.due.key.vlan[0].tci = U16::ZERO;
                 self.places[0].is_new = true;
             }
             TagEdit::Push(vlan) => {
                 plan.push(Action::PushVlan(VlanTag::of_vlan(vlan)));
+                self.drift.iter_mut().for_each(Drift::push);
                 self.popped += 1;
             }
         }

@@ -128,6 +128,12 @@ pub(crate) fn fdb(random: &mut Random) -> Fdb {
 fn value(random: &mut Random, field: Field) -> u128 {
     match field {
         Field::InPort => rule_port(random).number().into(),
+        Field::InPortOxm => rule_port(random).number_oxm().into(),
+        Field::ActsetOutput => {
+            let port = rule_port(random);
+            random.pick(&[RulePort::UNSET, port]).number_oxm().into()
+        }
+        Field::ConjId => random.below(3) as u128,
         Field::FromLocal => 1,
         Field::EthSrc | Field::EthDst | Field::ArpSha | Field::ArpTha | Field::NdSll | Field::NdTll => {
             random.pick(&MACS).into()
@@ -153,9 +159,14 @@ fn value(random: &mut Random, field: Field) -> u128 {
         Field::IpProto => random.pick(&[TCP, TCP, UDP, SCTP, ICMP, ICMPV6, 47]).into(),
         Field::IpTtl => random.pick(&[0_u8, 1, 2, 64, 255]).into(),
         Field::IpFrag => random.pick(&[0_u8, 1, 3]).into(),
-        Field::TcpSrc | Field::TcpDst | Field::UdpSrc | Field::UdpDst | Field::SctpSrc | Field::SctpDst => {
-            random.pick(&[22_u16, 53, 80, 443, 0x8000]).into()
-        }
+        Field::TcpSrc
+        | Field::TcpDst
+        | Field::UdpSrc
+        | Field::UdpDst
+        | Field::SctpSrc
+        | Field::SctpDst
+        | Field::TpSrc
+        | Field::TpDst => random.pick(&[22_u16, 53, 80, 443, 0x8000]).into(),
         Field::IcmpType | Field::Icmpv6Type => random.pick(&[8_u8, 0, 135, 136, 128]).into(),
         Field::ArpOp => random.pick(&[1_u8, 2]).into(),
         Field::IcmpCode | Field::Icmpv6Code => random.below(2) as u128,
@@ -185,7 +196,7 @@ fn mask(random: &mut Random, field: Field) -> u128 {
 fn any_field(random: &mut Random) -> Field {
     match random.below(12) {
         0 => Field::Reg(u8::try_from(random.below(3)).expect("a register")),
-        1 => random.pick(&[Field::InPort, Field::InPort, Field::FromLocal]),
+        1 => random.pick(&[Field::InPort, Field::InPort, Field::FromLocal, Field::ConjId]),
         2 => Field::EthDst,
         3 => Field::Ipv4Dst,
         _ => random.pick(Field::NAMED),
@@ -210,32 +221,80 @@ pub(crate) fn rules(random: &mut Random, count: usize) -> Vec<RuleSpec> {
         for &(field, mask) in &shapes[random.below(SHAPES)] {
             matching.require(field, value(random, field), mask);
         }
-        let table = if random.one_in(2) { 0 } else { u8::try_from(random.below(TABLES)).expect("a table") };
-        // Not 0: there a rule for every packet would take the place, and the age, of the learning switch's.
-        let priority = u16::try_from(1 + random.below(12)).expect("a priority");
-        let is_new = !specs
-            .iter()
-            .any(|spec| (spec.table, spec.priority, &spec.matching) == (table, priority, &matching));
-        if is_new {
-            let actions = actions(random, table);
-            specs.push(RuleSpec {
-                table,
-                priority,
-                cookie: 0,
-                idle_timeout_s: 0,
-                hard_timeout_s: 0,
-                matching,
-                actions,
-            });
-        }
+        let (table, priority) = place(random);
+        let actions = actions(random, table);
+        add(&mut specs, table, priority, matching, actions);
+    }
+    for _ in 0..3 {
+        conjunction(random, &mut specs);
     }
     specs
+}
+
+/// A table, and a priority in it.
+fn place(random: &mut Random) -> (u8, u16) {
+    let table = if random.one_in(2) { 0 } else { u8::try_from(random.below(TABLES)).expect("a table") };
+    // Not 0: there a rule for every packet would take the place, and the age, of the learning switch's.
+    (table, u16::try_from(1 + random.below(12)).expect("a priority"))
+}
+
+/// Adds a rule, unless one with its table, priority and match is there.
+fn add(specs: &mut Vec<RuleSpec>, table: u8, priority: u16, matching: Match, actions: Box<[RuleAction]>) {
+    let is_new =
+        !specs.iter().any(|spec| (spec.table, spec.priority, &spec.matching) == (table, priority, &matching));
+    if is_new {
+        specs.push(RuleSpec {
+            table,
+            priority,
+            cookie: 0,
+            idle_timeout_s: 0,
+            hard_timeout_s: 0,
+            remarks: Default::default(),
+            matching,
+            actions,
+        });
+    }
+}
+
+/// Adds a conjunction: parts of two or three dimensions, each of a field or two, and most often a rule for what meets it.
+fn conjunction(random: &mut Random, specs: &mut Vec<RuleSpec>) {
+    let (table, priority) = place(random);
+    let id = u32::try_from(1 + random.below(2)).expect("a small number");
+    let dimensions = u8::try_from(2 + random.below(2)).expect("a small number");
+    for dimension in 0..dimensions {
+        for _ in 0..3 {
+            let mut matching = Match::ANY;
+            for _ in 0..random.below(3) {
+                let field = any_field(random);
+                matching.require(field, value(random, field), mask(random, field));
+            }
+            let part = RuleAction::Conjunction { id, dimension, dimensions };
+            add(specs, table, priority, matching, Box::new([part]));
+        }
+    }
+    if !random.one_in(4) {
+        let mut matching = Match::ANY;
+        matching.require(Field::ConjId, id.into(), u128::MAX);
+        if random.one_in(3) {
+            let field = any_field(random);
+            matching.require(field, value(random, field), mask(random, field));
+        }
+        let (_, priority) = place(random);
+        let actions = actions(random, table);
+        add(specs, table, priority, matching, actions);
+    }
 }
 
 /// A field that rules may write and whose new value does not change what the message is.
 fn writable(random: &mut Random) -> Field {
     loop {
         let field = any_field(random);
+        let field = match random.below(40) {
+            0 => Field::TpSrc,
+            1 => Field::TpDst,
+            2 => Field::InPortOxm,
+            _ => field,
+        };
         if field.is_writable() && !matches!(field, Field::Icmpv6Type | Field::Icmpv6Code) {
             return field;
         }
@@ -269,7 +328,7 @@ fn change(random: &mut Random) -> RuleAction {
         1 => RuleAction::PopVlan,
         2 => RuleAction::ModVlanVid(random.pick(&[1, 10, 20, 4095])),
         3 => RuleAction::ModVlanPcp(u8::try_from(random.below(8)).expect("a priority")),
-        4 => RuleAction::DecTtl,
+        4 => RuleAction::DecTtl([].into()),
         5 => {
             let (from, to) = (any_field(random), writable(random));
             let to = if matches!(to, Field::VlanTci | Field::InPort) { Field::Reg(1) } else { to };
@@ -292,19 +351,29 @@ fn actions(random: &mut Random, table: u8) -> Box<[RuleAction]> {
         steps.push(RuleAction::Resubmit { in_port: None, table: Some(0) });
         return steps.into();
     }
+    if random.one_in(6) {
+        return parts(random);
+    }
     for _ in 0..random.below(5) {
-        steps.push(match random.below(14) {
+        steps.push(match random.below(18) {
             0..=5 => output(random),
-            6 => RuleAction::Controller { max_len: 128, id: 1 },
+            6 => RuleAction::Controller { max_len: 128, id: 1, reason: Default::default() },
             7 => RuleAction::WriteMetadata { value: random.below(4) as u64, mask: random.below(4) as u64 },
             8 => {
                 let mut set: Vec<_> = (0..random.below(4)).map(|_| change(random)).collect();
-                if !random.one_in(4) {
-                    set.push(output(random));
+                match random.below(6) {
+                    0 => {}
+                    1 => set.push(RuleAction::Resubmit { in_port: None, table: Some(later(random)) }),
+                    _ => set.push(output(random)),
                 }
                 RuleAction::WriteActions(set.into())
             }
             9 if random.one_in(3) => RuleAction::ClearActions,
+            9 => push_or_pop(random),
+            11 => copy(random, table, 0),
+            12 if random.one_in(6) => RuleAction::Exit,
+            13 => RuleAction::Enqueue { port: rule_port(random), queue: 1 },
+            14 => push_or_pop(random),
             10 => {
                 let in_port = random.one_in(2).then(|| rule_port(random));
                 RuleAction::Resubmit { in_port, table: Some(later(random)) }
@@ -316,6 +385,36 @@ fn actions(random: &mut Random, table: u8) -> Box<[RuleAction]> {
         steps.push(RuleAction::GotoTable(later(random)));
     }
     steps.into()
+}
+
+/// Dimensions of a few conjunctions.
+fn parts(random: &mut Random) -> Box<[RuleAction]> {
+    let one = |random: &mut Random| {
+        let id = u32::try_from(1 + random.below(2)).expect("a small number");
+        let dimension = u8::try_from(random.below(2)).expect("a dimension");
+        RuleAction::Conjunction { id, dimension, dimensions: 2 }
+    };
+    (0..1 + random.below(2)).map(|_| one(random)).collect()
+}
+
+fn push_or_pop(random: &mut Random) -> RuleAction {
+    let field = if random.one_in(2) { Field::Reg(0) } else { writable(random) };
+    let bits = u8::try_from(1 + random.below(usize::from(field.bits()))).expect("a width");
+    let run = subfield(random, field, bits);
+    if random.one_in(2) { RuleAction::Push(run) } else { RuleAction::Pop(run) }
+}
+
+/// Steps with a copy of the packet, perhaps with copies of it.
+fn copy(random: &mut Random, table: u8, depth: usize) -> RuleAction {
+    let later = table + 1 + u8::try_from(random.below(2)).expect("a table");
+    let one = |random: &mut Random| match random.below(9) {
+        0..=2 => output(random),
+        3 => push_or_pop(random),
+        4 if depth < 2 => copy(random, table, depth + 1),
+        5 => RuleAction::Resubmit { in_port: None, table: Some(later) },
+        _ => change(random),
+    };
+    RuleAction::Clone((0..random.below(5)).map(|_| one(random)).collect())
 }
 
 /// A packet, half of the time one that some rule of the first table is about.

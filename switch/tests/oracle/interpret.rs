@@ -33,7 +33,7 @@ pub(crate) struct Rules<'a>(Vec<(&'a RuleSpec, Vec<Condition>)>);
 impl<'a> Rules<'a> {
     pub(crate) fn new(specs: &'a [RuleSpec]) -> Self {
         let fields: Vec<Field> =
-            Field::NAMED.iter().copied().chain([Field::FromLocal]).chain((0..16).map(Field::Reg)).collect();
+            Field::NAMED.iter().copied().chain([Field::FromLocal]).chain((0..32).map(Field::Reg)).collect();
         let mut rules: Vec<_> = specs
             .iter()
             .map(|spec| {
@@ -53,12 +53,53 @@ impl<'a> Rules<'a> {
     }
 
     fn find(&self, table: u8, packet: &Plain) -> Option<&'a RuleSpec> {
-        let is_met = |(field, value, mask): &Condition| packet.read(*field) & mask == *value;
-        self.0
-            .iter()
-            .find(|(spec, parts)| spec.table == table && parts.iter().all(is_met))
-            .map(|(spec, _)| *spec)
+        let mut met = self.met(table, packet).peekable();
+        while let Some(first) = met.next() {
+            // Rules of one priority: one that is carried out wins over conjunctions.
+            let mut group = vec![first];
+            while let Some(next) = met.next_if(|next| next.priority == first.priority) {
+                group.push(next);
+            }
+            if let Some(best) = group.iter().find(|spec| !spec.is_conjunctive()) {
+                return Some(*best);
+            }
+            let found =
+                complete(group.iter().flat_map(|spec| spec.actions.iter())).into_iter().find_map(|id| {
+                    let as_met = Plain { conj_id: id, ..packet.clone() };
+                    self.met(table, &as_met).find(|spec| !spec.is_conjunctive())
+                });
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
     }
+
+    /// Every rule of a table that is about the packet, the best one first.
+    fn met<'p>(&'p self, table: u8, packet: &'p Plain) -> impl Iterator<Item = &'a RuleSpec> + 'p {
+        let is_met = |(field, value, mask): &Condition| packet.read(*field) & mask == *value;
+        let of_table =
+            self.0.iter().filter(move |(spec, parts)| spec.table == table && parts.iter().all(is_met));
+        of_table.map(|(spec, _)| *spec)
+    }
+}
+
+/// The conjunctions of which these actions name every dimension, in order.
+fn complete<'a>(actions: impl Iterator<Item = &'a RuleAction>) -> Vec<u32> {
+    let mut named: Vec<(u32, u8, u8)> = actions
+        .filter_map(|action| match *action {
+            RuleAction::Conjunction { id, dimension, dimensions } => Some((id, dimensions, dimension)),
+            _ => None,
+        })
+        .collect();
+    named.sort_unstable();
+    named.dedup();
+    let same = |a: &(u32, u8, u8), b: &(u32, u8, u8)| (a.0, a.1) == (b.0, b.1);
+    named
+        .chunk_by(same)
+        .filter(|group| group.len() == usize::from(group[0].1))
+        .map(|group| group[0].0)
+        .collect()
 }
 
 struct Run<'a> {
@@ -71,7 +112,9 @@ struct Run<'a> {
     is_delivered: bool,
     why: Option<DropReason>,
     set: Vec<&'a RuleAction>,
-    is_expired: bool,
+    stack: Vec<u128>,
+    /// A rule said that nothing more is done.
+    is_over: bool,
     mirrored: Vec<usize>,
     depth: usize,
     lookups: usize,
@@ -82,13 +125,18 @@ pub(crate) fn fate(packet: &Plain, rules: &Rules<'_>, config: &SwitchConfig, fdb
         rules,
         config,
         fdb,
-        packet: Plain { local: config.local().map(|port| port.number().into()), ..packet.clone() },
+        packet: Plain {
+            local: config.local().map(|port| port.number().into()),
+            actset_output: 0xffff_fff7,
+            ..packet.clone()
+        },
         sent: Vec::new(),
         punted: Vec::new(),
         is_delivered: false,
         why: None,
         set: Vec::new(),
-        is_expired: false,
+        stack: Vec::new(),
+        is_over: false,
         mirrored: Vec::new(),
         depth: 0,
         lookups: 0,
@@ -113,17 +161,34 @@ impl<'a> Run<'a> {
     fn all(&mut self) -> Result<(), DropReason> {
         self.mirror(self.packet.port(), false, None);
         self.table(0, None)?;
-        if self.is_expired {
-            return Ok(());
+        self.run_set(0)
+    }
+
+    /// Takes these steps, unless one of them ends them.
+    fn steps(
+        &mut self,
+        actions: impl IntoIterator<Item = &'a RuleAction>,
+        table: u8,
+    ) -> Result<(), DropReason> {
+        for action in actions {
+            if self.is_over || self.step(action, table)? == Next::Leave {
+                break;
+            }
         }
+        Ok(())
+    }
+
+    /// Carries the action set out.
+    fn run_set(&mut self, table: u8) -> Result<(), DropReason> {
         let set = std::mem::take(&mut self.set);
         let last = |wanted: fn(&RuleAction) -> bool| set.iter().copied().rfind(|&action| wanted(action));
         let end = last(|action| matches!(action, RuleAction::Output(_) | RuleAction::Controller { .. }));
+        let end = end.or_else(|| last(|action| matches!(action, RuleAction::Resubmit { .. })));
         let Some(end) = end else { return Ok(()) };
         let mut ordered = Vec::new();
         ordered.extend(last(|action| matches!(action, RuleAction::PopVlan)));
         ordered.extend(last(|action| matches!(action, RuleAction::PushVlan(_))));
-        ordered.extend(last(|action| matches!(action, RuleAction::DecTtl)));
+        ordered.extend(last(|action| matches!(action, RuleAction::DecTtl(_))));
         ordered.extend(set.iter().copied().filter(|action| {
             matches!(
                 action,
@@ -134,34 +199,26 @@ impl<'a> Run<'a> {
             )
         }));
         ordered.push(end);
-        for action in ordered {
-            if self.step(action, 0)? == Next::Leave {
-                break;
-            }
-        }
-        Ok(())
+        self.steps(ordered, table)
     }
 
-    /// Looks the packet up and does what the rule says; false if there is none.
-    fn table(&mut self, table: u8, in_port: Option<RulePort>) -> Result<bool, DropReason> {
+    /// Looks the packet up and does what the rule says.
+    fn table(&mut self, table: u8, in_port: Option<RulePort>) -> Result<(), DropReason> {
         self.lookups += 1;
         let mut seen = self.packet.clone();
         if let Some(port) = in_port {
             seen.come_from(port.number().into());
         }
-        let Some(rule) = self.rules.find(table, &seen) else {
-            self.why.get_or_insert(DropReason::NoRule);
-            return Ok(false);
-        };
-        for action in &rule.actions {
-            if self.step(action, table)? == Next::Leave {
-                break;
+        match self.rules.find(table, &seen) {
+            Some(rule) => self.steps(&rule.actions, table),
+            None => {
+                self.why.get_or_insert(DropReason::NoRule);
+                Ok(())
             }
         }
-        Ok(true)
     }
 
-    fn nested(&mut self, from: u8, table: u8, in_port: Option<RulePort>) -> Result<bool, DropReason> {
+    fn nested(&mut self, from: u8, table: u8, in_port: Option<RulePort>) -> Result<(), DropReason> {
         if self.depth >= 64 {
             return Err(DropReason::ResubmitTooDeep);
         }
@@ -170,9 +227,32 @@ impl<'a> Run<'a> {
         }
         let deepens = usize::from(table <= from);
         self.depth += deepens;
-        let found = self.table(table, in_port)?;
+        self.table(table, in_port)?;
         self.depth -= deepens;
-        Ok(found)
+        Ok(())
+    }
+
+    /// Takes the steps with a copy of the packet, which starts with an empty stack and an empty action set.
+    fn copy(&mut self, steps: &'a [RuleAction], table: u8) -> Result<(), DropReason> {
+        let (packet, stack, set) =
+            (self.packet.clone(), std::mem::take(&mut self.stack), std::mem::take(&mut self.set));
+        self.steps(steps, table)?;
+        if !self.is_over {
+            self.run_set(table)?;
+        }
+        (self.packet, self.stack, self.set) = (packet, stack, set);
+        Ok(())
+    }
+
+    /// Follows what the action set says of the packet's way.
+    fn note_output(&mut self) {
+        let mut outputs = self.set.iter().filter_map(|action| match action {
+            RuleAction::Output(OutputTo::Port(port)) => Some(u32::from(port.number())),
+            RuleAction::Controller { .. } => Some(0xfffd),
+            _ => None,
+        });
+        let number = outputs.next_back().unwrap_or(0xfff7);
+        self.packet.actset_output = if number < 0xff00 { number } else { number | 0xffff_0000 };
     }
 
     fn step(&mut self, action: &'a RuleAction, table: u8) -> Result<Next, DropReason> {
@@ -198,30 +278,54 @@ impl<'a> Run<'a> {
                     self.packet.write(to.field, value, (u128::MAX >> (128 - to.bits)) << to.offset);
                 }
             }
-            RuleAction::DecTtl => {
+            RuleAction::Push(from) => {
+                if self.stack.len() == 4096 {
+                    return Err(DropReason::StackTooDeep);
+                }
+                let has = self.packet.has(from.field.needs());
+                self.stack.push(if has { self.read(*from) } else { 0 });
+            }
+            RuleAction::Pop(to) => {
+                if let Some(value) = self.stack.pop()
+                    && self.packet.has(to.field.needs())
+                {
+                    let mask = (u128::MAX >> (128 - to.bits)) << to.offset;
+                    self.packet.write(to.field, value << to.offset, mask);
+                }
+            }
+            RuleAction::DecTtl(_) => {
                 if self.packet.has(Needs::Ip) {
                     if self.packet.ttl <= 1 {
                         self.why.get_or_insert(DropReason::TtlExceeded);
-                        self.is_expired = true;
-                        self.set.clear();
                         return Ok(Next::Leave);
                     }
                     self.packet.ttl -= 1;
                 }
             }
+            RuleAction::Clone(steps) => self.copy(steps, table)?,
+            RuleAction::Exit => {
+                self.is_over = true;
+                self.set.clear();
+                return Ok(Next::Leave);
+            }
+            RuleAction::Enqueue { port, .. } => self.output(OutputTo::Port(*port), table)?,
+            RuleAction::SetQueue(_) | RuleAction::PopQueue | RuleAction::Note(_) => {}
+            RuleAction::Conjunction { .. } => unreachable!("a rule that is a part is not carried out"),
             RuleAction::Resubmit { in_port, table: to } => {
                 self.nested(table, to.unwrap_or(table), *in_port)?;
             }
             RuleAction::WriteMetadata { value, mask } => {
                 self.packet.metadata = self.packet.metadata & !mask | value & mask;
             }
-            RuleAction::ClearActions => self.set.clear(),
-            RuleAction::WriteActions(actions) => self.set.extend(actions),
-            RuleAction::GotoTable(to) => {
-                if !self.nested(table, *to, None)? {
-                    self.set.clear();
-                }
+            RuleAction::ClearActions => {
+                self.set.clear();
+                self.note_output();
             }
+            RuleAction::WriteActions(actions) => {
+                self.set.extend(actions);
+                self.note_output();
+            }
+            RuleAction::GotoTable(to) => self.nested(table, *to, None)?,
         }
         Ok(Next::Step)
     }

@@ -28,8 +28,10 @@ use vsteer_switch::megaflow::Megaflow;
 use vsteer_switch::packet::{Burst, Frame, Offload, Segment};
 use vsteer_switch::pipeline::{Context, Events, Pipeline, PipelineConfig, Transmit};
 use vsteer_switch::port::PortId;
+use vsteer_switch::rule::action::RuleAction;
 use vsteer_switch::rule::edit::Edit;
 use vsteer_switch::rule::entry::RuleSpec;
+use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::slow_path::{Translation, translate};
 use vsteer_switch::state::SwitchState;
@@ -173,14 +175,21 @@ struct Coverage {
     rewritten: usize,
     tagged: usize,
     punted: usize,
+    copied: usize,
+    conjunctions: usize,
     reasons: Vec<DropReason>,
     hits: u64,
     upcalls: u64,
 }
 
 impl Coverage {
-    fn note(&mut self, verdict: &Verdict) {
-        match verdict {
+    fn note(&mut self, translation: &Translation) {
+        let met = |is_it: fn(&RuleSpec) -> bool| {
+            usize::from(translation.rules.iter().any(|rule| is_it(rule.spec())))
+        };
+        self.copied += met(|spec| spec.actions.iter().any(|step| matches!(step, RuleAction::Clone(_))));
+        self.conjunctions += met(|spec| spec.matching.field(Field::ConjId).0 != 0);
+        match &translation.verdict {
             Verdict::Drop(reason) if !self.reasons.contains(reason) => self.reasons.push(*reason),
             Verdict::Drop(_) => {}
             Verdict::Forward(actions) => {
@@ -207,8 +216,9 @@ fn every_packet_of_every_rule_set_is_treated_as_the_interpreter_says() {
         compare(&world, &mut random, packets, &mut coverage);
     }
     println!("{coverage:?}");
-    let Coverage { forwarded, rewritten, tagged, punted, reasons, hits, upcalls } = coverage;
-    for count in [forwarded, rewritten, tagged, punted] {
+    let Coverage { forwarded, rewritten, tagged, punted, copied, conjunctions, reasons, hits, upcalls } =
+        coverage;
+    for count in [forwarded, rewritten, tagged, punted, copied, conjunctions] {
         assert!(count > 50, "too few to mean anything");
     }
     for reason in [DropReason::RuleDrop, DropReason::NoRule, DropReason::NoEgress, DropReason::TtlExceeded] {
@@ -235,7 +245,7 @@ fn compare(world: &World, random: &mut Random, packets: usize, coverage: &mut Co
         fill(&mut burst, packet.port(), &[bytes]);
         let key = key_of(&burst);
         let translation = translate(&key, &world.state(), &mut ());
-        coverage.note(&translation.verdict);
+        coverage.note(&translation);
         let bits: Vec<usize> = (0..FLIPS).map(|_| random.below(FlowKey::WORDS * 64)).collect();
         let matters = bit_that_matters(&key, &translation.mask, &world.state(), bits);
         assert_eq!(matters, None, "{packet:?} under {:?}", translation.mask);

@@ -60,7 +60,11 @@ pub(crate) struct Plain {
     /// The sender left the sum of a UDP datagram out.
     pub(crate) no_sum: bool,
     pub(crate) metadata: u64,
-    pub(crate) registers: [u32; 16],
+    pub(crate) registers: [u32; 32],
+    /// The conjunction that is met while its rule is looked up.
+    pub(crate) conj_id: u32,
+    /// Where the action set sends the packet.
+    pub(crate) actset_output: u32,
 }
 
 /// The part of a number that a field's bits fill.
@@ -130,6 +134,13 @@ impl Plain {
             Field::TcpSrc | Field::UdpSrc | Field::SctpSrc => self.tp_src.into(),
             Field::TcpDst | Field::UdpDst | Field::SctpDst => self.tp_dst.into(),
             Field::TcpFlags => self.flags.into(),
+            Field::TpSrc => self.tp_src.into(),
+            Field::TpDst => self.tp_dst.into(),
+            Field::InPortOxm => {
+                self.ingress_number() | if self.ingress_number() < 0xff00 { 0 } else { 0xffff_0000 }
+            }
+            Field::ConjId => self.conj_id.into(),
+            Field::ActsetOutput => self.actset_output.into(),
             Field::IcmpType | Field::Icmpv6Type => u128::from(self.tp_src) & 0xff,
             Field::IcmpCode | Field::Icmpv6Code => u128::from(self.tp_dst) & 0xff,
             Field::NdTarget => self.nd_target,
@@ -156,6 +167,7 @@ impl Plain {
             Needs::Tcp => ip && carries(TCP),
             Needs::Udp => ip && carries(UDP),
             Needs::Sctp => ip && carries(SCTP),
+            Needs::Ports => ip && [TCP, UDP, SCTP].into_iter().any(carries),
             Needs::Icmp => self.eth_type == IPV4 && carries(ICMP),
             Needs::Icmpv6 => self.eth_type == IPV6 && carries(ICMPV6),
             Needs::Nd => neighbour(135) || neighbour(136),
@@ -170,7 +182,9 @@ impl Plain {
         let mask = mask & field.full_mask();
         let new = merge(self.read(field), value, mask);
         match field {
-            Field::InPort => self.come_from(merge(self.ingress_number(), value, mask) as u32),
+            Field::InPort | Field::InPortOxm => {
+                self.come_from(merge(self.ingress_number(), value, mask) as u32 & 0xffff);
+            }
             Field::EthSrc => self.eth_src = new as u64,
             Field::EthDst => self.eth_dst = new as u64,
             Field::VlanTci | Field::VlanVid => self.write_tci(0, value as u16, mask as u16),
@@ -189,10 +203,20 @@ impl Plain {
             Field::IpTtl => self.ttl = new as u8,
             Field::ArpSha | Field::NdSll => self.hw_src = new as u64,
             Field::ArpTha | Field::NdTll => self.hw_dst = new as u64,
-            Field::TcpSrc | Field::UdpSrc | Field::SctpSrc | Field::IcmpType | Field::Icmpv6Type => {
+            Field::TcpSrc
+            | Field::UdpSrc
+            | Field::SctpSrc
+            | Field::TpSrc
+            | Field::IcmpType
+            | Field::Icmpv6Type => {
                 self.tp_src = new as u16;
             }
-            Field::TcpDst | Field::UdpDst | Field::SctpDst | Field::IcmpCode | Field::Icmpv6Code => {
+            Field::TcpDst
+            | Field::UdpDst
+            | Field::SctpDst
+            | Field::TpDst
+            | Field::IcmpCode
+            | Field::Icmpv6Code => {
                 self.tp_dst = new as u16;
             }
             Field::NdTarget => self.nd_target = new,
@@ -200,7 +224,13 @@ impl Plain {
             Field::Reg(n) => self.set_register(n.into(), 1, new),
             Field::Xreg(n) => self.set_register(2 * usize::from(n), 2, new),
             Field::Xxreg(n) => self.set_register(4 * usize::from(n), 4, new),
-            Field::FromLocal | Field::EthType | Field::IpProto | Field::IpFrag | Field::TcpFlags => {
+            Field::FromLocal
+            | Field::EthType
+            | Field::IpProto
+            | Field::IpFrag
+            | Field::TcpFlags
+            | Field::ConjId
+            | Field::ActsetOutput => {
                 unreachable!("not writable")
             }
         }
@@ -235,8 +265,7 @@ impl Plain {
     }
 
     pub(crate) fn push_tag(&mut self, tpid: u16) {
-        let behind = self.tags.first().copied().unwrap_or(Tag { tpid, pcp: 0, vid: 0 });
-        self.tags.insert(0, Tag { tpid, ..behind });
+        self.tags.insert(0, Tag { tpid, pcp: 0, vid: 0 });
     }
 
     /// The frame, with every checksum worked out from scratch.

@@ -27,6 +27,7 @@ fn rule(priority: u16) -> Arc<Rule> {
         cookie: 0,
         idle_timeout_s: 0,
         hard_timeout_s: 0,
+        remarks: Default::default(),
         matching: Match::default(),
         actions: Box::default(),
     };

@@ -21,6 +21,7 @@ fn spec(priority: u16, address: u32, bits: u32, port: u16) -> RuleSpec {
         cookie: 0,
         idle_timeout_s: 0,
         hard_timeout_s: 0,
+        remarks: Default::default(),
         matching,
         actions: output(port),
     }

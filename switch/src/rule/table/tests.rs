@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::rule::action::RuleAction;
 use crate::rule::entry::RuleSpec;
 use crate::rule::field::Field;
 use crate::rule::samples;
@@ -26,12 +27,38 @@ impl Sample {
         sample
     }
 
-    /// The highest priority, and of these the oldest.
-    fn scan(&self, packet: &Fields) -> Option<&Arc<Rule>> {
+    /// The highest priority, and of these the oldest, of the rules that are carried out.
+    fn scan_carried_out(&self, packet: &Fields) -> Option<&Arc<Rule>> {
         let mut best: Option<&Arc<Rule>> = None;
-        for rule in self.list.iter().filter(|rule| rule.spec().matching.covers(packet)) {
+        let met = self.list.iter().filter(|rule| rule.spec().matching.covers(packet));
+        for rule in met.filter(|rule| !rule.is_conjunctive()) {
             if best.is_none_or(|best| rule.spec().priority > best.spec().priority) {
                 best = Some(rule);
+            }
+        }
+        best
+    }
+
+    /// The rule of the first conjunction that is met, if it has a higher priority than the best rule that is carried out.
+    fn scan(&self, packet: &Fields) -> Option<&Arc<Rule>> {
+        let best = self.scan_carried_out(packet);
+        let than = best.map_or(0, |rule| rule.spec().priority + 1);
+        for priority in (than..6).rev() {
+            for id in 1..3 {
+                let has = |wanted: u8| {
+                    let part = RuleAction::Conjunction { id, dimension: wanted, dimensions: 2 };
+                    self.list.iter().any(|rule| {
+                        let spec = rule.spec();
+                        spec.priority == priority
+                            && spec.actions.contains(&part)
+                            && spec.matching.covers(packet)
+                    })
+                };
+                let met = Fields { conj_id: id.into(), ..*packet };
+                let rule = (has(0) && has(1)).then(|| self.scan_carried_out(&met)).flatten();
+                if rule.is_some() {
+                    return rule;
+                }
             }
         }
         best
@@ -75,7 +102,7 @@ proptest! {
     /// The rule found is that of a linear scan, and no packet with the bits that were looked at has another.
     #[test]
     fn lookup_finds_what_a_scan_finds_and_looks_at_all_that_decided(
-        specs in prop::collection::vec(samples::rule(1), 0..60), packets in prop::collection::vec(samples::packet(), 8),
+        specs in prop::collection::vec(samples::rule_or_part(), 0..60), packets in prop::collection::vec(samples::packet(), 8),
         others in prop::collection::vec(samples::packet(), 8), gone in prop::collection::vec(any::<prop::sample::Index>(), 0..20)
     ) {
         let mut sample = Sample::new(&specs);
@@ -108,7 +135,8 @@ fn mask_that_lacks_a_bit_is_noticed_in_every_field() {
     let mut noticed = Fields::NONE;
     let mut used = Fields::NONE;
     for _ in 0..150 {
-        let specs = prop::collection::vec(samples::rule(1), 1..20).new_tree(&mut runner).unwrap().current();
+        let specs =
+            prop::collection::vec(samples::rule_or_part(), 1..20).new_tree(&mut runner).unwrap().current();
         let seed = samples::packet().new_tree(&mut runner).unwrap().current();
         let sample = Sample::new(&specs);
         let packet = samples::packet_of(&seed, &specs);
@@ -144,6 +172,7 @@ fn tcp(conditions: &[(Field, u128, u128)]) -> RuleSpec {
         cookie: 0,
         idle_timeout_s: 0,
         hard_timeout_s: 0,
+        remarks: Default::default(),
         matching,
         actions: Box::default(),
     }
@@ -166,7 +195,7 @@ fn looked_at(sample: &Sample, packet: &Fields) -> Vec<(Field, u128)> {
 }
 
 fn packet(spec: &RuleSpec, changes: &[(Field, u128)]) -> Fields {
-    let mut packet = *spec.matching.value();
+    let mut packet = spec.matching.value();
     changes.iter().for_each(|&(field, value)| field.set(&mut packet, value, u128::MAX));
     packet
 }

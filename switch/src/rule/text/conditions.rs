@@ -4,6 +4,7 @@
 //! them, and a field whose prerequisites no other condition states is refused rather than ignored.
 
 use crate::flow::fields::Fields;
+use crate::rule::action::Subfield;
 use crate::rule::field::Field;
 use crate::rule::matching::Match;
 use crate::rule::port::RulePort;
@@ -15,7 +16,7 @@ use super::cursor::{Form, Item, Piece};
 use super::error::TextError;
 use super::known::{Known, PRESENT};
 use super::names::{KEYWORDS, Keyword, WORDS, is_field, unknown_word};
-use super::values::{number, single, value_and_mask};
+use super::values::{check_value, number, single, value_and_mask};
 
 /// `dl_vlan` of packets without a tag.
 const NO_VLAN: u128 = 0xffff;
@@ -33,7 +34,7 @@ enum Subject {
 struct Conditions<'a> {
     subject: Subject,
     names: &'a dyn PortNames,
-    matching: Match,
+    known: Known,
     /// Fields that were named, and where.
     named: Vec<(Field, Piece<'a>)>,
 }
@@ -43,7 +44,7 @@ struct Conditions<'a> {
 /// # Errors
 /// One of them is no condition, contradicts another, is repeated, or lacks its prerequisites.
 pub(super) fn match_of(items: &[Item<'_>], names: &dyn PortNames) -> Result<Match, TextError> {
-    read(Subject::Packets, items, names)
+    read(Subject::Packets, items, names).map(Known::to_match)
 }
 
 /// Who sends a packet that is described without its Ethernet source. No station sends from zero, and a learning switch drops
@@ -59,24 +60,25 @@ pub(super) fn packet_of(
     line: Piece<'_>,
     names: &dyn PortNames,
 ) -> Result<Fields, TextError> {
-    let matching = read(Subject::Packet, items, names)?;
-    if matching.field(Field::InPort).1 == 0 && matching.field(Field::FromLocal).1 == 0 {
+    let known = read(Subject::Packet, items, names)?;
+    let is_said = |field: Field| known.bits(field).1 != 0;
+    if !is_said(Field::InPort) && !is_said(Field::FromLocal) {
         return Err(line.behind().error("in_port=PORT, where the packet comes in"));
     }
-    let mut fields = *matching.value();
-    if matching.field(Field::EthSrc).1 == 0 {
+    let mut fields = *known.value();
+    if !is_said(Field::EthSrc) {
         fields.key.eth_src = UNNAMED_SOURCE;
     }
     for tag in &mut fields.key.vlan {
-        if u128::from(tag.tci.get()) & PRESENT != 0 {
+        if tag.is_present() {
             tag.tpid.set(TYPE_CUSTOMER);
         }
     }
     Ok(fields)
 }
 
-fn read<'a>(subject: Subject, items: &[Item<'a>], names: &'a dyn PortNames) -> Result<Match, TextError> {
-    let mut conditions = Conditions { subject, names, matching: Match::ANY, named: Vec::new() };
+fn read<'a>(subject: Subject, items: &[Item<'a>], names: &'a dyn PortNames) -> Result<Known, TextError> {
+    let mut conditions = Conditions { subject, names, known: Known::default(), named: Vec::new() };
     // 1. What the meaning of other names depends on: types, then protocols.
     let mut fields = Vec::new();
     for item in items {
@@ -85,7 +87,7 @@ fn read<'a>(subject: Subject, items: &[Item<'a>], names: &'a dyn PortNames) -> R
             _ => fields.push(item),
         }
     }
-    let rank = |item: &Item<'_>| match Field::from_name(item.name.text()) {
+    let rank = |item: &Item<'_>| match Field::from_name(item.name.text().trim_end_matches("[]")) {
         Some(Field::EthType) => 0,
         Some(Field::IpProto) => 1,
         _ => 2,
@@ -93,41 +95,48 @@ fn read<'a>(subject: Subject, items: &[Item<'a>], names: &'a dyn PortNames) -> R
     // 2. All fields.
     for wanted in 0..=2 {
         for item in fields.iter().filter(|item| rank(item) == wanted) {
-            conditions.field(item)?;
+            conditions.condition(item)?;
         }
     }
     // 3. Whether packets have them.
-    let known = Known::of(&conditions.matching);
     for &(field, piece) in &conditions.named {
-        known.require_stated(field.needs(), piece)?;
+        conditions.known.require_stated(field.needs(), piece)?;
     }
-    Ok(conditions.matching)
+    Ok(conditions.known)
 }
 
 impl<'a> Conditions<'a> {
     fn keyword(&mut self, keyword: &Keyword, piece: Piece<'a>) -> Result<(), TextError> {
-        self.require(Field::EthType, u128::from(keyword.eth_type), u128::MAX, piece)?;
+        if let Some(eth_type) = keyword.eth_type {
+            self.require(Field::EthType, u128::from(eth_type), u128::MAX, piece)?;
+        }
         match keyword.ip_proto {
             Some(proto) => self.require(Field::IpProto, u128::from(proto), u128::MAX, piece),
             None => Ok(()),
         }
     }
 
-    fn field(&mut self, item: &Item<'a>) -> Result<(), TextError> {
+    fn condition(&mut self, item: &Item<'a>) -> Result<(), TextError> {
         let name = item.name.text();
         if KEYWORDS.iter().any(|keyword| keyword.word == name) {
             return item.bare();
+        }
+        if name.contains('[') {
+            return self.part(item);
         }
         if !is_field(name) {
             let words: Vec<&str> = KEYWORDS.iter().map(|keyword| keyword.word).chain(WORDS).collect();
             return Err(unknown_word(item.name, "a field or keyword", &words));
         }
-        let known = Known::of(&self.matching);
-        let field = known.field(item.name)?;
+        let field = match self.known.field(item.name)? {
+            // The same port, in the bits of an older OpenFlow.
+            Field::InPortOxm => Field::InPort,
+            field => field,
+        };
         if self.named.iter().any(|&(earlier, _)| earlier == field) {
             return Err(item.whole.error(format!("{} once only", field.name())));
         }
-        let text = item.assigned(&format!("{name}=VALUE"))?;
+        let text = item.value(&format!("{name}=VALUE"))?;
         if name == "dl_vlan" {
             self.dl_vlan(item, text)?;
         } else {
@@ -137,6 +146,23 @@ impl<'a> Conditions<'a> {
             };
             self.bits(field, value, mask, item)?;
         }
+        self.named.push((field, item.name));
+        Ok(())
+    }
+
+    /// `FIELD[FIRST..LAST]=VALUE`: a part of a field, of which there may be several.
+    fn part(&mut self, item: &Item<'a>) -> Result<(), TextError> {
+        let Subfield { field, offset, bits } = self.known.subfield(item.name)?;
+        let ones = u128::MAX >> (128 - u32::from(bits));
+        let text = item.value(&format!("{}=VALUE", item.name.text()))?;
+        let (value, mask) = (number(text, ones)? << offset, ones << offset);
+        check_value(field, value, text)?;
+        let mask = mask & field.full_mask();
+        if matches!(field, Field::InPort | Field::InPortOxm) && mask != field.full_mask() {
+            return Err(item.name.error("all of the port's number, as a port is either meant or not"));
+        }
+        let field = if field == Field::InPortOxm { Field::InPort } else { field };
+        self.bits(field, value, mask, item)?;
         self.named.push((field, item.name));
         Ok(())
     }
@@ -182,7 +208,7 @@ impl<'a> Conditions<'a> {
 
     /// Adds bits, which must not contradict those before.
     fn require(&mut self, field: Field, value: u128, mask: u128, piece: Piece<'a>) -> Result<(), TextError> {
-        let (old, asked) = self.matching.field(field);
+        let (old, asked) = self.known.bits(field);
         if (old ^ value) & asked & mask & field.full_mask() != 0 {
             let what = match field {
                 Field::EthType => "no other type than the one given before".to_owned(),
@@ -191,7 +217,7 @@ impl<'a> Conditions<'a> {
             };
             return Err(piece.error(what));
         }
-        self.matching.require(field, value, mask);
+        self.known.know(field, value, mask);
         Ok(())
     }
 }

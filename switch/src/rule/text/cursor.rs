@@ -116,23 +116,23 @@ pub(super) struct Item<'a> {
 }
 
 impl<'a> Item<'a> {
-    /// The value of an item that must have one.
+    /// The value of an item that must have one, however it is written.
     ///
     /// # Errors
     /// It has none; `example` is what one looks like.
-    pub(super) fn assigned(&self, example: &str) -> Result<Piece<'a>, TextError> {
+    pub(super) fn value(&self, example: &str) -> Result<Piece<'a>, TextError> {
         match self.form {
-            Form::Assigned if !self.value.text().is_empty() => Ok(self.value),
-            Form::Assigned => Err(self.value.error(format!("a value, as in {example}"))),
-            Form::Bare | Form::Called => Err(self.whole.error(format!("a value, as in {example}"))),
+            Form::Assigned | Form::Called if !self.value.text().trim().is_empty() => Ok(self.value.trim()),
+            Form::Assigned | Form::Called => Err(self.value.error(format!("a value, as in {example}"))),
+            Form::Bare => Err(self.whole.error(format!("a value, as in {example}"))),
         }
     }
 
-    /// The arguments of an item that must have some.
+    /// The arguments of an item that must have some, even if none stands in the parentheses.
     ///
     /// # Errors
     /// It has none; `example` is what they look like.
-    pub(super) fn called(&self, example: &str) -> Result<Piece<'a>, TextError> {
+    pub(super) fn argument(&self, example: &str) -> Result<Piece<'a>, TextError> {
         match self.form {
             Form::Called => Ok(self.value),
             Form::Bare | Form::Assigned => {

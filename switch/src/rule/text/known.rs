@@ -4,6 +4,7 @@
 //! knowledge says whether packets have a field at all.
 
 use crate::flow::fields::Fields;
+use crate::rule::action::{RuleAction, Subfield};
 use crate::rule::field::Field;
 use crate::rule::matching::Match;
 use crate::rule::needs::{Condition, Needs};
@@ -11,6 +12,7 @@ use crate::rule::needs::{Condition, Needs};
 use super::cursor::Piece;
 use super::error::TextError;
 use super::names::unknown_field;
+use super::values::number_as;
 
 /// The bit of a tag control that says that the tag is there.
 pub(super) const PRESENT: u128 = crate::flow::key::VLAN_PRESENT as u128;
@@ -35,11 +37,11 @@ const BY_PROTOCOL: [(&str, &[Field]); 2] = [
 /// Names of fields that [`Field::from_name`] does not know, as what they mean depends on the packet.
 pub(super) const BY_MEANING: [&str; 4] = ["dl_vlan", "dl_vlan_pcp", "tp_src", "tp_dst"];
 
-/// What is known of packets at some point of a rule: bits that they all have.
+/// What is known of packets at some point of a rule: bits that they all have. Also a match in the making.
 ///
 /// # Invariants
 /// 1. `value` is zero wherever `mask` is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Known {
     value: Fields,
     mask: Fields,
@@ -48,24 +50,65 @@ pub(super) struct Known {
 impl Known {
     /// What a match says of the packets that it is about.
     pub(super) fn of(matching: &Match) -> Self {
-        Self { value: *matching.value(), mask: *matching.mask() }
+        Self { value: matching.value(), mask: matching.mask() }
     }
 
-    /// After a tag was inserted.
-    pub(super) fn push_vlan(&mut self) {
-        self.set_tag(Field::InnerVlanTci, self.states(Needs::Vlan));
-        self.set_tag(Field::VlanTci, true);
+    /// The match on packets that have these bits.
+    pub(super) fn to_match(self) -> Match {
+        Match::new(&self.value, &self.mask)
     }
 
-    /// After the outer tag was removed.
-    pub(super) fn pop_vlan(&mut self) {
-        self.set_tag(Field::VlanTci, self.states(Needs::InnerVlan));
-        self.set_tag(Field::InnerVlanTci, false);
+    /// Value and mask of what is known of a field.
+    pub(super) fn bits(&self, field: Field) -> (u128, u128) {
+        (field.get(&self.value), field.get(&self.mask))
     }
 
-    /// After the outer tag was changed, or inserted if there was none.
-    pub(super) fn has_vlan(&mut self) {
-        self.set_tag(Field::VlanTci, true);
+    /// Notes that bits of a field have this value.
+    pub(super) fn know(&mut self, field: Field, value: u128, mask: u128) {
+        field.look_at(&mut self.mask, mask);
+        field.set(&mut self.value, value, mask);
+    }
+
+    /// The value of all that is known, zero elsewhere.
+    pub(super) fn value(&self) -> &Fields {
+        &self.value
+    }
+
+    /// What is known behind an action. Tags alone come and go; what a field holds is not followed.
+    pub(super) fn follow(&mut self, action: &RuleAction) {
+        match action {
+            RuleAction::PushVlan(_) => {
+                self.set_tag(Field::InnerVlanTci, self.states(Needs::Vlan));
+                self.set_tag(Field::VlanTci, true);
+            }
+            RuleAction::PopVlan => {
+                self.set_tag(Field::VlanTci, self.states(Needs::InnerVlan));
+                self.set_tag(Field::InnerVlanTci, false);
+            }
+            RuleAction::ModVlanVid(_) | RuleAction::ModVlanPcp(_) => self.set_tag(Field::VlanTci, true),
+            RuleAction::SetField { field: Field::VlanTci, value, mask } if value & mask & PRESENT != 0 => {
+                self.set_tag(Field::VlanTci, true);
+            }
+            RuleAction::SetField { .. }
+            | RuleAction::Output(_)
+            | RuleAction::Enqueue { .. }
+            | RuleAction::SetQueue(_)
+            | RuleAction::PopQueue
+            | RuleAction::Controller { .. }
+            | RuleAction::Move { .. }
+            | RuleAction::Push(_)
+            | RuleAction::Pop(_)
+            | RuleAction::DecTtl(_)
+            | RuleAction::Resubmit { .. }
+            | RuleAction::Clone(_)
+            | RuleAction::Exit
+            | RuleAction::Note(_)
+            | RuleAction::Conjunction { .. }
+            | RuleAction::WriteMetadata { .. }
+            | RuleAction::ClearActions
+            | RuleAction::WriteActions(_)
+            | RuleAction::GotoTable(_) => {}
+        }
     }
 
     /// Whether it is known that there is a tag, whose other bits are not.
@@ -77,7 +120,7 @@ impl Known {
     }
 
     fn is_met(&self, condition: &Condition) -> bool {
-        let (value, mask) = (condition.field.get(&self.value), condition.field.get(&self.mask));
+        let (value, mask) = self.bits(condition.field);
         let is_said = condition.is_assumed || mask & condition.mask == condition.mask;
         is_said && condition.values.contains(&(value & condition.mask))
     }
@@ -117,6 +160,19 @@ impl Known {
         })
     }
 
+    /// Makes sure that some such packet may have a field. An action with a name of its own, such as `mod_nw_src`, does
+    /// nothing with packets that lack the field, as in OpenFlow 1.0.
+    ///
+    /// # Errors
+    /// None can; says so of `piece`.
+    pub(super) fn require_possible(&self, needs: Needs, piece: Piece<'_>) -> Result<(), TextError> {
+        let is_denied = |condition: &Condition| {
+            let (value, mask) = self.bits(condition.field);
+            condition.values.iter().all(|wanted| (wanted ^ value) & mask & condition.mask != 0)
+        };
+        if needs.conditions().iter().any(is_denied) { self.require(needs, piece) } else { Ok(()) }
+    }
+
     /// The field called `piece` in such packets.
     ///
     /// # Errors
@@ -139,6 +195,35 @@ impl Known {
         }
         .ok_or_else(|| unknown_field(piece))
     }
+
+    /// `FIELD`, `FIELD[]`, `FIELD[BIT]` or `FIELD[FIRST..LAST]` of such packets.
+    ///
+    /// # Errors
+    /// It is none of these, or there is no such field.
+    pub(super) fn subfield(&self, text: Piece<'_>) -> Result<Subfield, TextError> {
+        let (name, range) = match text.split_once("[") {
+            None => (text, None),
+            Some((name, range)) => {
+                let range = range.strip_suffix("]").ok_or_else(|| range.behind().error("a closing \"]\""))?;
+                (name, Some(range).filter(|range| !range.text().is_empty()))
+            }
+        };
+        let field = self.field(name)?;
+        let Some(range) = range else { return Ok(Subfield { field, offset: 0, bits: field.width() }) };
+        let last_bit = field.width() - 1;
+        let bit = |piece: Piece<'_>| {
+            let of = || piece.error(format!("a bit of {}, from 0 to {last_bit}", field.name()));
+            number_as(piece, last_bit).map_err(|_| of())
+        };
+        let (first, last) = match range.split_once("..") {
+            Some((first, last)) => (bit(first)?, bit(last)?),
+            None => (bit(range)?, bit(range)?),
+        };
+        if last < first {
+            return Err(range.error("the lower bit first"));
+        }
+        Ok(Subfield { field, offset: first, bits: last - first + 1 })
+    }
 }
 
 /// What to add to a match so that packets have such fields.
@@ -154,6 +239,7 @@ fn missing(needs: Needs) -> &'static str {
         Needs::Tcp => "tcp or tcp6",
         Needs::Udp => "udp or udp6",
         Needs::Sctp => "sctp or sctp6",
+        Needs::Ports => "tcp, udp or sctp (tcp6 ... for IPv6)",
         Needs::Icmp => "icmp",
         Needs::Icmpv6 => "icmp6",
         Needs::Nd => "icmp6 and icmp_type=135 or icmp_type=136",

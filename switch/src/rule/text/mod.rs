@@ -27,8 +27,11 @@ mod values;
 /// Matches, and packets to trace.
 mod conditions;
 
-/// Actions and instructions.
+/// Which actions may stand where.
 mod actions;
+
+/// One action.
+mod step;
 
 /// Whole rules, changes and selectors.
 mod statement;
@@ -44,9 +47,10 @@ mod round_trip;
 
 pub use conditions::UNNAMED_SOURCE;
 pub use error::TextError;
-pub use print::{actions_text, match_text, rule_text};
+pub use print::{actions_text, match_text, remarks_text, rule_text};
 pub use statement::{
-    Modification, parse_modification, parse_packet, parse_rule, parse_rules, parse_selector, rules_of,
+    Addition, Modification, parse_modification, parse_packet, parse_rule, parse_rules, parse_selector,
+    rules_of,
 };
 
 /// What ports are called.

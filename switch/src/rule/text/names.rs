@@ -14,34 +14,54 @@ use super::error::TextError;
 use super::known::BY_MEANING;
 
 /// Words before `=` that are no field of a packet.
-pub(super) const WORDS: [&str; 7] =
-    ["table", "priority", "cookie", "idle_timeout", "hard_timeout", "out_port", "actions"];
+pub(super) const WORDS: [&str; 9] = [
+    "table",
+    "priority",
+    "cookie",
+    "idle_timeout",
+    "hard_timeout",
+    "importance",
+    "out_port",
+    "out_group",
+    "actions",
+];
+
+/// Words that stand alone in a rule and say how it is kept.
+pub(super) const FLAGS: [&str; 5] =
+    ["send_flow_rem", "check_overlap", "reset_counts", "no_packet_counts", "no_byte_counts"];
 
 /// A word that stands for a type and perhaps a protocol.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Keyword {
     pub(super) word: &'static str,
-    pub(super) eth_type: u16,
+    /// None for the word that every packet is.
+    pub(super) eth_type: Option<u16>,
     pub(super) ip_proto: Option<u8>,
 }
 
 const fn keyword(word: &'static str, eth_type: u16, ip_proto: Option<u8>) -> Keyword {
-    Keyword { word, eth_type, ip_proto }
+    Keyword { word, eth_type: Some(eth_type), ip_proto }
 }
 
-pub(super) const KEYWORDS: [Keyword; 12] = [
+/// Of several words for the same the first one is printed.
+pub(super) const KEYWORDS: [Keyword; 17] = [
     keyword("ip", TYPE_IPV4, None),
+    keyword("ipv4", TYPE_IPV4, None),
+    keyword("ip4", TYPE_IPV4, None),
     keyword("icmp", TYPE_IPV4, Some(icmp::PROTOCOL_V4)),
     keyword("tcp", TYPE_IPV4, Some(tcp::PROTOCOL)),
     keyword("udp", TYPE_IPV4, Some(udp::PROTOCOL)),
     keyword("sctp", TYPE_IPV4, Some(sctp::PROTOCOL)),
     keyword("ipv6", TYPE_IPV6, None),
+    keyword("ip6", TYPE_IPV6, None),
     keyword("icmp6", TYPE_IPV6, Some(icmp::PROTOCOL_V6)),
+    keyword("icmpv6", TYPE_IPV6, Some(icmp::PROTOCOL_V6)),
     keyword("tcp6", TYPE_IPV6, Some(tcp::PROTOCOL)),
     keyword("udp6", TYPE_IPV6, Some(udp::PROTOCOL)),
     keyword("sctp6", TYPE_IPV6, Some(sctp::PROTOCOL)),
     keyword("arp", TYPE_ARP, None),
     keyword("rarp", TYPE_RARP, None),
+    Keyword { word: "eth", eth_type: None, ip_proto: None },
 ];
 
 /// Whether a name is one of a field.
@@ -49,35 +69,132 @@ pub(super) fn is_field(name: &str) -> bool {
     Field::from_name(name).is_some() || BY_MEANING.contains(&name)
 }
 
-/// Open vSwitch's further fields and flags, by name or the first letters of it.
-const UNSUPPORTED: [&str; 26] = [
-    "actset_output",
-    "check_overlap",
-    "conj_id",
+/// Open vSwitch's further fields, by name or the first letters of it.
+const UNSUPPORTED_FIELDS: [&str; 17] = [
     "ct_",
     "dp_hash",
-    "importance",
-    "in_port_oxm",
     "mpls",
     "nd_options_type",
     "nd_reserved",
-    "no_byte_counts",
-    "no_packet_counts",
     "nsh",
     "nsi",
     "nsp",
     "NXM_",
     "NXOXM_",
-    "out_group",
+    "ONFOXM_",
     "OXM_",
     "packet_type",
     "pkt_mark",
     "recirc_id",
-    "reset_counts",
-    "send_flow_rem",
     "skb_priority",
     "tun",
 ];
+
+/// Open vSwitch's further actions, and why each is none of this switch.
+const UNSUPPORTED_ACTIONS: [(&str, &str); 27] = [
+    ("bundle", BY_HASH),
+    ("bundle_load", BY_HASH),
+    ("check_pkt_larger", "packets are not told apart by their length"),
+    ("ct", CONNECTIONS),
+    ("ct_clear", CONNECTIONS),
+    ("debug_recirc", "it is for tests of Open vSwitch"),
+    ("debug_slow", "it is for tests of Open vSwitch"),
+    ("dec_mpls_ttl", MPLS),
+    ("dec_nsh_ttl", ENCAPSULATION),
+    ("decap", ENCAPSULATION),
+    ("delete_field", ENCAPSULATION),
+    ("encap", ENCAPSULATION),
+    ("fin_timeout", "packets do not change the timeouts of rules"),
+    ("group", "there are no groups"),
+    ("learn", "rules do not make rules"),
+    ("meter", "there are no meters"),
+    ("multipath", BY_HASH),
+    ("nat", CONNECTIONS),
+    ("pop_mpls", MPLS),
+    ("push_mpls", MPLS),
+    ("sample", "packets are not sampled; a mirror or a controller gets all of them"),
+    ("set_mpls_label", MPLS),
+    ("set_mpls_tc", MPLS),
+    ("set_mpls_ttl", MPLS),
+    ("set_tunnel", ENCAPSULATION),
+    ("set_tunnel64", ENCAPSULATION),
+    ("unroll_xlate", "it is internal to Open vSwitch"),
+];
+
+const BY_HASH: &str = "no port or number is chosen by a hash of the packet";
+const CONNECTIONS: &str = "connections are not tracked";
+const ENCAPSULATION: &str = "packets are not encapsulated";
+const MPLS: &str = "labels of MPLS are not read";
+
+/// Every word that begins an action.
+const ACTIONS: [&str; 54] = [
+    "ALL",
+    "CONTROLLER",
+    "FLOOD",
+    "IN_PORT",
+    "LOCAL",
+    "NORMAL",
+    "TABLE",
+    "all",
+    "apply_actions",
+    "clear_actions",
+    "clone",
+    "conjunction",
+    "controller",
+    "dec_ttl",
+    "drop",
+    "enqueue",
+    "exit",
+    "flood",
+    "goto_table",
+    "in_port",
+    "load",
+    "local",
+    "mod_dl_dst",
+    "mod_dl_src",
+    "mod_nw_dst",
+    "mod_nw_ecn",
+    "mod_nw_src",
+    "mod_nw_tos",
+    "mod_nw_ttl",
+    "mod_tp_dst",
+    "mod_tp_src",
+    "mod_vlan_pcp",
+    "mod_vlan_vid",
+    "move",
+    "normal",
+    "note",
+    "output",
+    "pop",
+    "pop_queue",
+    "pop_vlan",
+    "push",
+    "push_vlan",
+    "resubmit",
+    "set_field",
+    "set_nw_ecn",
+    "set_nw_tos",
+    "set_nw_ttl",
+    "set_queue",
+    "set_vlan_pcp",
+    "set_vlan_vid",
+    "strip_vlan",
+    "table",
+    "write_actions",
+    "write_metadata",
+];
+
+/// Why an action of Open vSwitch is none here, if it is one.
+pub(super) fn unsupported_action(name: &str) -> Option<String> {
+    let lower = name.to_ascii_lowercase();
+    let (_, why) = UNSUPPORTED_ACTIONS.iter().find(|(own, _)| *own == lower)?;
+    Some(format!("Open vSwitch's {name} is not supported: {why}"))
+}
+
+/// The action that `name` was most likely meant to be.
+pub(super) fn nearest_action(name: &str) -> Option<&'static str> {
+    nearest(name, ACTIONS.into_iter())
+}
 
 /// Names that [`Field::name`] gives none of, for suggestions.
 const ALIASES: [&str; 8] =
@@ -91,12 +208,12 @@ pub(super) fn unknown_field(piece: Piece<'_>) -> TextError {
 /// The error that `piece` names neither a field nor one of `words`.
 pub(super) fn unknown_word(piece: Piece<'_>, what: &str, words: &[&str]) -> TextError {
     let name = piece.text();
-    if UNSUPPORTED.iter().any(|start| name.starts_with(start)) {
+    if UNSUPPORTED_FIELDS.iter().any(|start| name.starts_with(start)) {
         return piece.error(format!("{what} that this switch has; Open vSwitch's {name} is not supported"));
     }
     let stem = name.trim_end_matches(|last: char| last.is_ascii_digit());
     if matches!(stem, "reg" | "xreg" | "xxreg") {
-        return piece.error("reg0 to reg15, xreg0 to xreg7 or xxreg0 to xxreg3");
+        return piece.error("reg0 to reg31, xreg0 to xreg15 or xxreg0 to xxreg7");
     }
     let own: Vec<String> = Field::NAMED.iter().map(|field| field.name()).collect();
     let known = own.iter().map(String::as_str).chain(ALIASES).chain(BY_MEANING).chain(words.iter().copied());

@@ -2,12 +2,13 @@
 
 use proptest::prelude::*;
 
+use super::cursor::Piece;
 use super::known::{Known, PRESENT};
 use super::tests::Ports;
 use super::*;
 use crate::port::MAX_PORTS;
-use crate::rule::action::{OutputTo, RuleAction, Subfield};
-use crate::rule::entry::RuleSpec;
+use crate::rule::action::{OutputTo, Reason, RuleAction, Subfield};
+use crate::rule::entry::{Remarks, RuleSpec};
 use crate::rule::field::{Field, Notation};
 use crate::rule::matching::Match;
 use crate::rule::needs::Needs;
@@ -60,7 +61,11 @@ impl Random {
     fn bits(&mut self, field: Field) -> (u128, u128) {
         let full = field.full_mask();
         if field.notation() == Notation::Port {
-            return (u128::from(self.rule_port().number()), full);
+            let port = self.rule_port();
+            return (
+                u128::from(if field.bits() == 32 { port.number_oxm() } else { port.number().into() }),
+                full,
+            );
         }
         let random = u128::from(self.next()) << 64 | u128::from(self.next());
         let width = u64::from(field.bits());
@@ -76,9 +81,9 @@ impl Random {
 
     fn field(&mut self) -> Field {
         match self.below(8) {
-            0 => Field::Reg(self.of(16)),
-            1 => Field::Xreg(self.of(8)),
-            2 => Field::Xxreg(self.of(4)),
+            0 => Field::Reg(self.of(32)),
+            1 => Field::Xreg(self.of(16)),
+            2 => Field::Xxreg(self.of(8)),
             _ => Field::NAMED[self.of::<usize>(Field::NAMED.len() as u64)],
         }
     }
@@ -149,59 +154,99 @@ impl Random {
 
     /// An action that a set can hold too; follows what it does to the tags.
     fn simple(&mut self, known: &mut Known) -> RuleAction {
-        match self.below(9) {
+        let action = match self.below(12) {
             0 => RuleAction::Output(OutputTo::Port(self.port().into())),
             1 => {
                 let to = [
-                    OutputTo::Port(RulePort::IN_PORT),
-                    OutputTo::Port(RulePort::NORMAL),
-                    OutputTo::Port(RulePort::ALL),
-                    OutputTo::Port(RulePort::FLOOD),
-                    OutputTo::Port(RulePort::LOCAL),
+                    RulePort::IN_PORT,
+                    RulePort::TABLE,
+                    RulePort::NORMAL,
+                    RulePort::ALL,
+                    RulePort::FLOOD,
+                    RulePort::LOCAL,
                 ];
-                RuleAction::Output(to[self.of::<usize>(5)])
+                RuleAction::Output(OutputTo::Port(to[self.of::<usize>(6)]))
             }
-            2 => {
-                known.push_vlan();
-                RuleAction::PushVlan([0x8100, 0x88a8][self.of::<usize>(2)])
+            2 => RuleAction::PushVlan([0x8100, 0x88a8][self.of::<usize>(2)]),
+            3 => RuleAction::PopVlan,
+            4 => RuleAction::ModVlanVid(self.of(4096)),
+            5 => RuleAction::ModVlanPcp(self.of(8)),
+            // Whether or not all packets have a time to live.
+            6 if known.require_possible(Needs::Ip, Piece::whole("")).is_ok() => {
+                RuleAction::DecTtl((0..self.below(3)).map(|_| self.of(1 << 16)).collect())
             }
-            3 => {
-                known.pop_vlan();
-                RuleAction::PopVlan
-            }
-            4 => {
-                known.has_vlan();
-                RuleAction::ModVlanVid(self.of(4096))
-            }
-            5 => {
-                known.has_vlan();
-                RuleAction::ModVlanPcp(self.of(8))
-            }
-            6 if known.has(Needs::Ip) => RuleAction::DecTtl,
-            7 if known.has(Needs::Vlan) => {
+            7 if known.require_possible(Needs::Vlan, Piece::whole("")).is_ok() => {
                 let (field, mask) = (Field::VlanVid, Field::VlanVid.full_mask());
                 RuleAction::SetField { field, value: PRESENT | u128::from(self.below(4096)), mask }
             }
             8 => self.move_bits(known),
+            9 => RuleAction::SetQueue(self.of(1 << 32)),
+            10 => self.mod_field(known),
             _ => self.set_field(known),
+        };
+        known.follow(&action);
+        action
+    }
+
+    /// What an action with a name of its own sets, of packets that may or may not have it.
+    fn mod_field(&mut self, known: &Known) -> RuleAction {
+        use Field::*;
+        let fields = [EthSrc, Ipv4Src, IpEcn, IpTtl, TpSrc, TpDst, VlanPcp];
+        loop {
+            let field = fields[self.of::<usize>(7)];
+            if known.require_possible(field.needs(), Piece::whole("")).is_ok() {
+                let mask = field.full_mask();
+                return RuleAction::SetField { field, value: u128::from(self.next()) & mask, mask };
+            }
         }
     }
 
-    fn actions(&mut self, matching: &Match, table: u8) -> Box<[RuleAction]> {
-        let mut known = Known::of(matching);
-        let mut actions = Vec::new();
-        for _ in 0..self.below(6) {
-            actions.push(match self.below(8) {
-                0 => RuleAction::Controller { max_len: self.of(1 << 16), id: self.of(3) },
-                1 => {
-                    let in_port = self.one_in(2).then(|| self.rule_port());
-                    let table = (in_port.is_none() || self.one_in(2)).then(|| self.of(255));
-                    RuleAction::Resubmit { in_port, table }
-                }
-                2 => RuleAction::Output(OutputTo::Subfield(self.run(&known, false))),
-                _ => self.simple(&mut known),
-            });
+    /// An action that stands in rules and copies alone.
+    fn listed(&mut self, known: &mut Known, depth: usize) -> RuleAction {
+        match self.below(16) {
+            0 => {
+                let (_, reason) = Reason::NAMES[self.of::<usize>(6)];
+                RuleAction::Controller { max_len: self.of(1 << 16), id: self.of(3), reason }
+            }
+            1 => {
+                let in_port = self.one_in(2).then(|| self.rule_port());
+                let table = (in_port.is_none() || self.one_in(2)).then(|| self.of(255));
+                RuleAction::Resubmit { in_port, table }
+            }
+            2 => RuleAction::Output(OutputTo::Subfield(self.run(known, false))),
+            3 => RuleAction::Push(self.run(known, false)),
+            4 => RuleAction::Pop(self.run(known, true)),
+            5 => RuleAction::Exit,
+            6 => RuleAction::Note((0..6 + 8 * self.below(3)).map(|_| self.of(256)).collect()),
+            7 => RuleAction::Enqueue { port: self.port().into(), queue: self.of(1 << 32) },
+            8 => RuleAction::PopQueue,
+            9 if depth < 3 => {
+                let mut inner = *known;
+                RuleAction::Clone((0..self.below(4)).map(|_| self.listed(&mut inner, depth + 1)).collect())
+            }
+            _ => self.simple(known),
         }
+    }
+
+    /// Dimensions of conjunctions, and notes.
+    fn conjunctions(&mut self) -> Box<[RuleAction]> {
+        let one = |random: &mut Self| {
+            let dimensions = 2 + random.of::<u8>(63);
+            let dimension = random.of(dimensions.into());
+            RuleAction::Conjunction { id: random.of(1 << 32), dimension, dimensions }
+        };
+        (0..1 + self.below(3))
+            .map(|_| one(self))
+            .chain([RuleAction::Note([1, 2, 3, 4, 5, 0xab].into())])
+            .collect()
+    }
+
+    fn actions(&mut self, matching: &Match, table: u8) -> Box<[RuleAction]> {
+        if self.one_in(8) {
+            return self.conjunctions();
+        }
+        let mut known = Known::of(matching);
+        let mut actions: Vec<RuleAction> = (0..self.below(6)).map(|_| self.listed(&mut known, 0)).collect();
         if self.one_in(3) {
             actions.push(RuleAction::ClearActions);
         }
@@ -221,14 +266,21 @@ impl Random {
 
     fn rule(&mut self) -> RuleSpec {
         let (matching, table) = (self.matching(), self.of(255));
+        let actions = self.actions(&matching, table);
         RuleSpec {
             table,
             priority: self.of(1 << 16),
             cookie: if self.one_in(2) { 0 } else { self.next() },
             idle_timeout_s: self.of(3),
             hard_timeout_s: self.of(1 << 16),
+            remarks: Remarks {
+                importance: self.of(3),
+                send_flow_rem: self.one_in(4),
+                no_packet_counts: self.one_in(4),
+                no_byte_counts: self.one_in(4),
+            },
             matching,
-            actions: self.actions(&matching, table),
+            actions,
         }
     }
 }
@@ -242,7 +294,7 @@ proptest! {
             let rule = random.rule();
             let text = rule_text(&rule, &Ports);
             match parse_rule(&text, &Ports) {
-                Ok(read) => prop_assert_eq!(read, rule, "{}", text),
+                Ok(read) => prop_assert_eq!(read.spec, rule, "{}", text),
                 Err(error) => prop_assert!(false, "{}: {}", text, error),
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::flow::fields::Fields;
 use crate::rule::action::RuleAction;
-use crate::rule::entry::RuleSpec;
+use crate::rule::entry::{Remarks, RuleSpec};
 use crate::rule::matching::Match;
 use crate::rule::port::RulePort;
 use crate::rule::selector::{DEFAULT_PRIORITY, Selector};
@@ -13,11 +13,23 @@ use super::actions::actions_of;
 use super::conditions::{match_of, packet_of};
 use super::cursor::{Form, Item, Items, Piece};
 use super::error::TextError;
-use super::names::{WORDS, port};
+use super::names::{FLAGS, WORDS, port};
 use super::values::number_as;
 
-/// What ovs-ofctl prints of a rule beside what was said of it; taken back without a meaning.
-const STATISTICS: [&str; 5] = ["duration", "n_packets", "n_bytes", "idle_age", "hard_age"];
+/// What ovs-ofctl prints of a rule beside what was said of it, and words that it once had; taken back without a meaning.
+const IGNORED: [&str; 7] =
+    ["duration", "n_packets", "n_bytes", "idle_age", "hard_age", "no_readonly_table", "allow_hidden_fields"];
+
+/// A rule, and how it is to be added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addition {
+    /// The rule.
+    pub spec: RuleSpec,
+    /// Refuse it if another rule of its priority shares a packet with it.
+    pub check_overlap: bool,
+    /// Let the counters of the rule whose place it takes begin anew.
+    pub reset_counts: bool,
+}
 
 /// A change of the rules that a selector chooses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,33 +40,37 @@ pub struct Modification {
     pub actions: Box<[RuleAction]>,
     /// Their new cookie; else they keep theirs.
     pub cookie: Option<u64>,
+    /// Let their counters begin anew.
+    pub reset_counts: bool,
 }
 
 /// The rule that a line of text describes.
 ///
 /// # Errors
 /// It describes none.
-pub fn parse_rule(text: &str, names: &dyn PortNames) -> Result<RuleSpec, TextError> {
+pub fn parse_rule(text: &str, names: &dyn PortNames) -> Result<Addition, TextError> {
     let statement = Statement::read(Verb::Add, text, names)?;
     let table = statement.table.unwrap_or(0);
     let matching = match_of(&statement.conditions, names)?;
-    let actions = statement.actions()?;
-    Ok(RuleSpec {
+    let actions = actions_of(statement.actions()?, Some(table), &matching, names)?;
+    let spec = RuleSpec {
         table,
         priority: statement.priority.unwrap_or(DEFAULT_PRIORITY),
         cookie: statement.new_cookie.unwrap_or(0),
         idle_timeout_s: statement.idle_timeout_s,
         hard_timeout_s: statement.hard_timeout_s,
+        remarks: statement.remarks,
         matching,
-        actions: actions_of(actions, Some(table), &matching, names)?,
-    })
+        actions,
+    };
+    Ok(Addition { spec, check_overlap: statement.check_overlap, reset_counts: statement.reset_counts })
 }
 
 /// The rules that the lines of a file describe. Empty lines, and what follows a `#`, say nothing.
 ///
 /// # Errors
 /// A line describes none: the first such one.
-pub fn parse_rules(text: &str, names: &dyn PortNames) -> Result<Vec<RuleSpec>, TextError> {
+pub fn parse_rules(text: &str, names: &dyn PortNames) -> Result<Vec<Addition>, TextError> {
     rules_of(text, names).collect()
 }
 
@@ -62,7 +78,7 @@ pub fn parse_rules(text: &str, names: &dyn PortNames) -> Result<Vec<RuleSpec>, T
 pub fn rules_of<'a>(
     text: &'a str,
     names: &'a dyn PortNames,
-) -> impl Iterator<Item = Result<RuleSpec, TextError>> + 'a {
+) -> impl Iterator<Item = Result<Addition, TextError>> + 'a {
     let lines = text.lines().enumerate().map(|(index, line)| {
         let line = line.split_once('#').map_or(line, |(before, _)| before);
         (index + 1, line)
@@ -94,8 +110,8 @@ pub fn parse_modification(
     let statement = Statement::read(Verb::Modify { strict }, text, names)?;
     let matching = match_of(&statement.conditions, names)?;
     let actions = actions_of(statement.actions()?, statement.table, &matching, names)?;
-    let cookie = statement.new_cookie;
-    Ok(Modification { selector: statement.selector(matching), actions, cookie })
+    let (cookie, reset_counts) = (statement.new_cookie, statement.reset_counts);
+    Ok(Modification { selector: statement.selector(matching), actions, cookie, reset_counts })
 }
 
 /// The packet that a line of text describes, in the words of a match without masks. What is not said is zero, but for the
@@ -135,6 +151,9 @@ struct Statement<'a> {
     new_cookie: Option<u64>,
     idle_timeout_s: u16,
     hard_timeout_s: u16,
+    remarks: Remarks,
+    check_overlap: bool,
+    reset_counts: bool,
     out_port: Option<RulePort>,
     conditions: Vec<Item<'a>>,
     actions: Option<Piece<'a>>,
@@ -151,6 +170,9 @@ impl<'a> Statement<'a> {
             new_cookie: None,
             idle_timeout_s: 0,
             hard_timeout_s: 0,
+            remarks: Remarks::default(),
+            check_overlap: false,
+            reset_counts: false,
             out_port: None,
             conditions: Vec::new(),
             actions: None,
@@ -169,7 +191,9 @@ impl<'a> Statement<'a> {
                 }
                 said.push(name);
                 statement.word(verb, &item, names)?;
-            } else if verb != Verb::Add || !STATISTICS.contains(&name) {
+            } else if FLAGS.contains(&name) {
+                statement.flag(verb, &item)?;
+            } else if verb != Verb::Add || !IGNORED.contains(&name) {
                 statement.conditions.push(item);
             }
         }
@@ -187,9 +211,28 @@ impl<'a> Statement<'a> {
         Ok(())
     }
 
+    /// A word that says how a rule is kept or added.
+    fn flag(&mut self, verb: Verb, item: &Item<'a>) -> Result<(), TextError> {
+        let name = item.name.text();
+        item.bare()?;
+        let flag = match (name, verb) {
+            ("reset_counts", Verb::Add | Verb::Modify { .. }) => &mut self.reset_counts,
+            ("check_overlap", Verb::Add) => &mut self.check_overlap,
+            ("send_flow_rem", Verb::Add) => &mut self.remarks.send_flow_rem,
+            ("no_packet_counts", Verb::Add) => &mut self.remarks.no_packet_counts,
+            ("no_byte_counts", Verb::Add) => &mut self.remarks.no_byte_counts,
+            (_, Verb::Modify { .. }) => {
+                return Err(item.whole.error(format!("no {name}, as a rule keeps what it was added with")));
+            }
+            _ => return Err(item.whole.error(format!("no {name}, which is for rules that are added"))),
+        };
+        *flag = true;
+        Ok(())
+    }
+
     fn word(&mut self, verb: Verb, item: &Item<'a>, names: &dyn PortNames) -> Result<(), TextError> {
         let name = item.name.text();
-        let value = item.assigned(&format!("{name}=VALUE"))?;
+        let value = item.value(&format!("{name}=VALUE"))?;
         match name {
             "table" => self.table = Some(number_as(value, TABLES - 1)?),
             "cookie" => self.cookie(verb, item, value)?,
@@ -199,6 +242,12 @@ impl<'a> Statement<'a> {
             "priority" => return Err(item.whole.error("no priority unless the choice is strict (--strict)")),
             "idle_timeout" if verb == Verb::Add => self.idle_timeout_s = number_as(value, u16::MAX)?,
             "hard_timeout" if verb == Verb::Add => self.hard_timeout_s = number_as(value, u16::MAX)?,
+            "importance" if verb == Verb::Add => self.remarks.importance = number_as(value, u16::MAX)?,
+            "out_group" if verb == Verb::Add => {
+                return Err(item.whole.error("no out_group in a rule, and there are no groups"));
+            }
+            "out_group" if value.text().eq_ignore_ascii_case("any") => {}
+            "out_group" => return Err(value.error("any, as there are no groups")),
             "out_port" if verb != Verb::Add => self.out_port = out_port(value, names)?,
             "out_port" => return Err(item.whole.error("no out_port in a rule; write actions=output:PORT")),
             _ => {

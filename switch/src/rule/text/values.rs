@@ -80,6 +80,17 @@ pub(super) fn value_and_mask(
     Ok((value & mask, mask))
 }
 
+/// Makes sure that a field can have a value.
+///
+/// # Errors
+/// It cannot; says so of `piece`.
+pub(super) fn check_value(field: Field, value: u128, piece: Piece<'_>) -> Result<(), TextError> {
+    match value & !field.full_mask() {
+        0 => Ok(()),
+        _ => Err(piece.error(format!("a value of {} from 0 to {}", field.name(), field.full_mask()))),
+    }
+}
+
 /// The value of a field that a text without a mask gives.
 ///
 /// # Errors
@@ -91,7 +102,10 @@ pub(super) fn single(field: Field, piece: Piece<'_>, names: &dyn PortNames) -> R
         Notation::Mac => mac(text).ok_or_else(|| piece.error("an address such as 02:00:00:00:00:01")),
         Notation::Ipv4 => ipv4(text).ok_or_else(|| piece.error("an address such as 10.0.0.1")),
         Notation::Ipv6 => ipv6(text).ok_or_else(|| piece.error("an address such as fd00::1")),
-        Notation::Port => port(piece, names).map(|port| u128::from(port.number())),
+        Notation::Port => port(piece, names).map(|port| match field.bits() {
+            32 => u128::from(port.number_oxm()),
+            _ => u128::from(port.number()),
+        }),
         Notation::Frag => match FRAGS.iter().find(|(name, ..)| *name == text) {
             Some(&(_, value, _)) => Ok(value),
             None => number(piece, field.full_mask())
