@@ -257,6 +257,19 @@ fn packets_are_counted_traced_mirrored_and_handed_out() {
     assert!(trace.contains("no eth_src was given"), "{trace}");
     let from_zero = switch.ctl(&["trace", "in_port=a,eth_src=00:00:00:00:00:00,udp,tp_dst=8"]);
     assert!(from_zero.contains("bad_source") && !from_zero.contains("no eth_src"), "{from_zero}");
+    // What a trace or a dump shows of a megaflow can be traced in turn, and so can a packet in hexadecimal.
+    let of = |words: &[&str]| switch.json(&[&["trace"], words].concat());
+    let described = of(&["in_port=a,udp,nw_src=10.0.0.1,tp_dst=8,eth_dst=02:00:00:00:00:0b,reg16=5"]);
+    assert!(described["flow"].as_str().unwrap().contains("reg16=0x5"), "{described}");
+    assert_eq!(described["final_flow"], described["flow"]);
+    let again = of(&[described["megaflow"].as_str().unwrap()]);
+    assert_eq!((&again["megaflow"], &again["actions"]), (&described["megaflow"], &described["actions"]));
+    let arp = "ffffffffffff02000000000a08060001080006040001";
+    let bytes = format!("{arp}02000000000a0a0000010000000000000a000002");
+    let by_bytes = of(&["in_port=a", &bytes]);
+    assert!(by_bytes["flow"].as_str().unwrap().starts_with("arp,in_port=a,"), "{by_bytes}");
+    let refused = switch.ctl_command(&["trace", "in_port=LOCAL,arp"]).output().unwrap();
+    assert!(!refused.status.success(), "no port is the local one");
     let capture = switch.path("capture");
     let mut monitor = switch.ctl_command(&["monitor", "--id", "4", "--count", "2", "--pcap"]);
     let mut monitor = monitor.arg(&capture).stdout(Stdio::piped()).spawn().unwrap();

@@ -1,7 +1,7 @@
 //! The header fields of a packet in ovs-ofctl's syntax.
 
 use vsteer_switch::flow::extract::extract;
-use vsteer_switch::flow::fields::Fields;
+use vsteer_switch::flow::fields::{Fields, REGISTERS};
 use vsteer_switch::flow::key::{Depth, FlowKey};
 use vsteer_switch::packet::Packet;
 use vsteer_switch::port::PortId;
@@ -10,19 +10,20 @@ use vsteer_switch::rule::matching::Match;
 use vsteer_switch::rule::text::{self, PortNames};
 
 /// The key of a packet that starts with `bytes`, filled to the last depth.
-pub(super) fn key_of(in_port: PortId, bytes: &[u8]) -> FlowKey {
+pub(super) fn key_of(in_port: u32, bytes: &[u8]) -> FlowKey {
     let mut key = FlowKey::default();
-    extract(&Packet::of_bytes(in_port, bytes), Depth::Transport, &mut key);
-    key
+    extract(&Packet::of_bytes(PortId::ZERO, bytes), Depth::Transport, &mut key);
+    FlowKey { in_port, ..key }
 }
 
-/// Every field that a packet has, as the match that names it.
+/// Every field that a packet has, and what rules noted about it, as the match that names it.
 pub(super) fn packet_text(fields: &Fields, names: &dyn PortNames) -> String {
-    let mut matching = Match::ANY;
-    for &field in Field::NAMED.iter().filter(|&&field| has(fields, field)) {
-        matching.require(field, field.get(fields), u128::MAX);
+    let mut named = Fields::NONE;
+    let registers = (0..).map(Field::Reg).take(REGISTERS).filter(|register| register.get(fields) != 0);
+    for field in Field::NAMED.iter().copied().filter(|&field| has(fields, field)).chain(registers) {
+        field.look_at(&mut named, u128::MAX);
     }
-    text::match_text(&matching, names)
+    text::match_text(&Match::new(fields, &named), names)
 }
 
 /// Whether a packet has a field that is worth naming. Of fields that lie on the same bits one is enough.
@@ -31,6 +32,8 @@ fn has(fields: &Fields, field: Field) -> bool {
     match field {
         Field::InPort | Field::EthSrc | Field::EthDst | Field::EthType => true,
         Field::VlanTci | Field::InnerVlanTci => field.get(fields) != 0,
+        // Of the rules' own, not of the packet.
+        Field::ConjId | Field::ActsetOutput => false,
         // The tag's own field says it all, as does the byte of both.
         Field::VlanVid
         | Field::VlanPcp

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use vsteer_switch::action::{Action, Verdict};
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::flow::fields::{FROM_LOCAL, Fields};
+use vsteer_switch::flow::key::FlowKey;
 use vsteer_switch::packet::MAX_FRAME_BYTES;
 use vsteer_switch::port::PortId;
 use vsteer_switch::rule::action::RuleAction;
@@ -18,7 +19,7 @@ use vsteer_switch::rule::port::RulePort;
 use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::rule::text::{self, UNNAMED_SOURCE, parse_packet};
 use vsteer_switch::slow_path::trace::{Note, Observer};
-use vsteer_switch::slow_path::{Translation, translate};
+use vsteer_switch::slow_path::{Translation, translate_with};
 
 use super::packet_text::{key_of, packet_text};
 use super::rules::text_refusal;
@@ -37,8 +38,15 @@ const MAX_STEPS_BYTES: usize = 1024 * 1024;
 /// A packet to trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TracedPacket<'a> {
-    /// Fields in ovs-ofctl's syntax; what is not named is zero.
+    /// Fields in ovs-ofctl's syntax, or in that of a megaflow; what is not named is zero.
     Fields(&'a str),
+    /// A packet, and fields that say where it comes in and what rules are to find in registers.
+    FieldsAndBytes {
+        /// The fields; what they say of headers does not count.
+        fields: &'a str,
+        /// Its bytes.
+        bytes: &'a [u8],
+    },
     /// A packet.
     Bytes {
         /// Name of the port that it comes in by.
@@ -55,6 +63,8 @@ pub struct TraceReport {
     pub flow: String,
     /// Tables, rules and actions in the order in which they were taken.
     pub steps: Vec<TraceStep>,
+    /// What the rules make of it, in the same syntax; as it came if they change nothing.
+    pub final_flow: String,
     /// What the megaflow that would be installed matches.
     pub megaflow: String,
     /// What happens to the packet, in the words of megaflows.
@@ -78,27 +88,34 @@ impl Appliance {
     /// What would happen to a packet. Nothing changes by asking.
     ///
     /// # Errors
-    /// The packet cannot be read, or its port does not exist.
+    /// The fields are none, or there is no such port, or no such packet.
     pub fn trace(&self, packet: TracedPacket<'_>) -> Result<TraceReport, Refusal> {
         let topology = self.fabric.topology.load();
-        let fields = match packet {
-            TracedPacket::Fields(text) => {
-                let packet = parse_packet(text, &*topology.numbers);
-                from_a_port(packet.map_err(|error| text_refusal(None, &error))?, &topology)?
-            }
+        let read = |text: &str| {
+            let packet = parse_packet(text, &*topology.numbers);
+            from_a_port(packet.map_err(|error| text_refusal(None, &error))?, &topology)
+        };
+        let (fields, bytes) = match packet {
+            TracedPacket::Fields(text) => (read(text)?, None),
+            TracedPacket::FieldsAndBytes { fields, bytes } => (read(fields)?, Some(bytes)),
             TracedPacket::Bytes { in_port, bytes } => {
-                let port = self.ports.lock().find(in_port)?;
-                if bytes.len() > MAX_FRAME_BYTES {
-                    return Err(Refusal::invalid(format!(
-                        "the packet has {} bytes; give one of at most {MAX_FRAME_BYTES}",
-                        bytes.len()
-                    )));
-                }
-                if bytes.len() < MIN_FRAME_BYTES {
-                    return Ok(too_short(bytes.len()));
-                }
-                Fields::of_packet(key_of(port.id, bytes))
+                let key = FlowKey {
+                    in_port: self.ports.lock().find(in_port)?.id.number().into(),
+                    ..FlowKey::default()
+                };
+                (Fields::of_packet(key), Some(bytes))
             }
+        };
+        let fields = match bytes {
+            None => fields,
+            Some(bytes) if bytes.len() > MAX_FRAME_BYTES => {
+                return Err(Refusal::invalid(format!(
+                    "the packet has {} bytes; give one of at most {MAX_FRAME_BYTES}",
+                    bytes.len()
+                )));
+            }
+            Some(bytes) if bytes.len() < MIN_FRAME_BYTES => return Ok(too_short(bytes.len())),
+            Some(bytes) => Fields { key: key_of(fields.key.in_port, bytes), ..fields },
         };
         Ok(self.trace_fields(&fields, &topology))
     }
@@ -106,7 +123,7 @@ impl Appliance {
     fn trace_fields(&self, fields: &Fields, topology: &Topology) -> TraceReport {
         let state = topology.state(&self.fabric.fdb);
         let mut recorder = Recorder::new(&topology.numbers, &topology.rules);
-        let translation = translate(&fields.key, &state, &mut recorder);
+        let translation = translate_with(fields, &state, &mut recorder);
         let name = |number| topology.numbers.name_of_number(number);
         let mut remarks = remarks(fields, &translation, topology);
         if recorder.left_out > 0 {
@@ -115,6 +132,7 @@ impl Appliance {
         TraceReport {
             flow: packet_text(fields, &*topology.numbers),
             steps: recorder.steps,
+            final_flow: recorder.final_flow,
             megaflow: match_text(&translation.mask.apply(&fields.key), &translation.mask, name),
             actions: verdict_text(&translation.verdict, fields.key.eth_type.get(), name),
             drop: dropped(&translation.verdict),
@@ -150,6 +168,7 @@ fn too_short(len: usize) -> TraceReport {
     TraceReport {
         flow: String::new(),
         steps: Vec::new(),
+        final_flow: String::new(),
         megaflow: String::new(),
         actions: format!("drop({})", reason.name()),
         drop: Some(reason),
@@ -160,6 +179,9 @@ fn too_short(len: usize) -> TraceReport {
 /// What the verdict does not say: what the packet teaches, and what stands in its way after the decision.
 fn remarks(fields: &Fields, translation: &Translation, topology: &Topology) -> Vec<String> {
     let mut remarks = Vec::new();
+    if fields.key.in_port == u32::from(RulePort::NONE.number()) {
+        remarks.push("no in_port was given, so the packet is one that came from no port".to_owned());
+    }
     if fields.key.eth_src == UNNAMED_SOURCE {
         remarks.push(format!("no eth_src was given, {} is taken for it", mac_text(UNNAMED_SOURCE)));
     }
@@ -194,6 +216,8 @@ struct Recorder<'a> {
     rules: &'a RuleSet,
     /// The rules that make the packet meet the conjunction whose rule is found next.
     parts: Vec<String>,
+    /// What the rules have made of the packet.
+    final_flow: String,
     steps: Vec<TraceStep>,
     /// Bytes that the steps take.
     bytes: usize,
@@ -203,7 +227,15 @@ struct Recorder<'a> {
 
 impl<'a> Recorder<'a> {
     fn new(numbers: &'a PortNumbers, rules: &'a RuleSet) -> Self {
-        Self { numbers, rules, parts: Vec::new(), steps: Vec::new(), bytes: 0, left_out: 0 }
+        Self {
+            numbers,
+            rules,
+            parts: Vec::new(),
+            final_flow: String::new(),
+            steps: Vec::new(),
+            bytes: 0,
+            left_out: 0,
+        }
     }
 
     fn step(&mut self, depth: usize, text: String) {
@@ -258,6 +290,10 @@ impl Observer for Recorder<'_> {
     fn action(&mut self, depth: usize, action: &RuleAction) {
         let text = text::actions_text(std::slice::from_ref(action), self.numbers);
         self.step(depth, text);
+    }
+
+    fn end(&mut self, fields: &Fields) {
+        self.final_flow = packet_text(fields, self.numbers);
     }
 
     fn note(&mut self, depth: usize, note: Note<'_>) {

@@ -20,12 +20,16 @@ pub(super) const FAMILY: Family = Family::Single(Entry::call::<Trace>());
 /// Show what the switch would do with a packet, and why
 ///
 /// Give the packet's fields (vsteer ctl trace 'in_port=vm0,tcp,nw_src=10.0.0.1,tp_dst=22'; fields that are not named are
-/// zero), or a packet from a capture file and the port that it comes in by. Nothing changes by asking.
+/// zero) or a megaflow as flow dump shows it, or where it comes in and its bytes in hexadecimal (vsteer ctl trace in_port=vm0
+/// 525400...), or a packet from a capture file and the port that it comes in by. Nothing changes by asking.
 #[derive(Debug, Args)]
 struct Trace {
-    /// The packet's fields in ovs-ofctl's syntax, in_port=PORT among them
+    /// The packet's fields in ovs-ofctl's syntax, in_port=PORT among them, or in that of a megaflow
     #[arg(required_unless_present = "pcap", conflicts_with = "pcap")]
     flow: Option<String>,
+    /// The packet's bytes in hexadecimal; of its fields only the port and the registers count then
+    #[arg(value_name = "BYTES", requires = "flow")]
+    data: Option<String>,
     /// Take the packet from this capture file
     #[arg(long, value_name = "FILE", requires = "in_port")]
     pcap: Option<PathBuf>,
@@ -43,6 +47,13 @@ struct Trace {
 enum TraceQuery {
     /// Fields in ovs-ofctl's syntax; what is not named is zero.
     Flow(String),
+    /// Fields that say where a packet comes in, and its bytes.
+    FlowAndData {
+        /// The fields in ovs-ofctl's syntax.
+        flow: String,
+        /// The bytes in hexadecimal.
+        data: String,
+    },
     /// A packet.
     Packet {
         /// Name of the port that it comes in by.
@@ -59,6 +70,8 @@ struct TraceInfo {
     flow: String,
     /// Tables, rules and actions in the order in which they were taken.
     steps: Vec<TraceStep>,
+    /// What the rules make of it, in the same syntax; as it came if they change nothing.
+    final_flow: String,
     /// What the megaflow that would be installed matches.
     megaflow: String,
     /// What happens to the packet, as `flow dump` has it.
@@ -84,6 +97,7 @@ impl From<TraceReport> for TraceInfo {
         Self {
             flow: trace.flow,
             steps: steps.map(|step| TraceStep { depth: step.depth, text: step.text }).collect(),
+            final_flow: trace.final_flow,
             megaflow: trace.megaflow,
             actions: trace.actions,
             drop: trace.drop.map(|reason| reason.name().to_owned()),
@@ -100,7 +114,11 @@ impl Command for Trace {
 
     fn params(self) -> Result<TraceQuery, CtlError> {
         let (Some(path), Some(in_port)) = (self.pcap, self.in_port) else {
-            return Ok(TraceQuery::Flow(self.flow.unwrap_or_default()));
+            let flow = self.flow.unwrap_or_default();
+            return Ok(match self.data {
+                Some(data) => TraceQuery::FlowAndData { flow, data },
+                None => TraceQuery::Flow(flow),
+            });
         };
         let wrong = |source| CtlError::Pcap { path: path.clone(), source };
         let file = File::open(&path).map_err(|error| wrong(error.into()))?;
@@ -112,17 +130,23 @@ impl Command for Trace {
     fn weight(query: &TraceQuery, _: &Appliance) -> usize {
         match query {
             TraceQuery::Flow(text) => 64 * text.len(),
+            TraceQuery::FlowAndData { flow, data } => 64 * flow.len() + 2 * data.len(),
             TraceQuery::Packet { data, .. } => 2 * data.len(),
         }
     }
 
     fn carry_out(appliance: &Appliance, query: TraceQuery) -> Result<Sending<TraceInfo>, Refusal> {
+        let bytes = |data: &str| {
+            hex::bytes(data)
+                .ok_or_else(|| Refusal::invalid("the packet's data is not written in hexadecimal"))
+        };
         let trace = match &query {
             TraceQuery::Flow(text) => appliance.trace(TracedPacket::Fields(text))?,
+            TraceQuery::FlowAndData { flow, data } => {
+                appliance.trace(TracedPacket::FieldsAndBytes { fields: flow, bytes: &bytes(data)? })?
+            }
             TraceQuery::Packet { in_port, data } => {
-                let bytes = hex::bytes(data)
-                    .ok_or_else(|| Refusal::invalid("the packet's data is not written in hexadecimal"))?;
-                appliance.trace(TracedPacket::Bytes { in_port, bytes: &bytes })?
+                appliance.trace(TracedPacket::Bytes { in_port, bytes: &bytes(data)? })?
             }
         };
         Ok(TraceInfo::from(trace).into())
@@ -144,6 +168,11 @@ impl Command for Trace {
         }
         if !trace.steps.is_empty() {
             line("");
+        }
+        match trace.final_flow.as_str() {
+            "" => {}
+            same if same == trace.flow => line("final:    unchanged"),
+            changed => line(&format!("final:    {changed}")),
         }
         if !trace.megaflow.is_empty() {
             line(&format!("megaflow: {}", trace.megaflow));
@@ -169,6 +198,7 @@ mod tests {
         let info = TraceInfo {
             flow: "arp".into(),
             steps: vec![step(0, "table 0: priority=0"), step(1, "NORMAL")],
+            final_flow: "arp".into(),
             megaflow: "in_port(vm0)".into(),
             actions: "drop(hairpin)".into(),
             drop: Some("hairpin".into()),
@@ -176,8 +206,8 @@ mod tests {
         };
         assert_eq!(
             Trace::text(&TraceQuery::Flow("arp".into()), &info),
-            "packet:   arp\n\ntable 0: priority=0\n    NORMAL\n\nmegaflow: in_port(vm0)\nactions:  drop(hairpin)\n\
-             dropped:  hairpin\nnote:     a\n"
+            "packet:   arp\n\ntable 0: priority=0\n    NORMAL\n\nfinal:    unchanged\nmegaflow: in_port(vm0)\n\
+             actions:  drop(hairpin)\ndropped:  hairpin\nnote:     a\n"
         );
     }
 }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use crate::action::{Action, Punt, Verdict};
 use crate::bridge::fdb::Learned;
 use crate::drop_reason::DropReason;
+use crate::flow::fields::Fields;
 use crate::flow::key::{FlowKey, Mask};
 use crate::megaflow::Source;
 use crate::port::PortId;
@@ -93,9 +94,14 @@ impl PartialEq for Translation {
 
 /// Decides about the packet with this key, filled to the last depth.
 pub fn translate(key: &FlowKey, state: &SwitchState<'_>, observer: &mut impl Observer) -> Translation {
+    translate_with(&Fields::of_packet(*key), state, observer)
+}
+
+/// The same for a packet that comes with metadata and registers.
+pub fn translate_with(packet: &Fields, state: &SwitchState<'_>, observer: &mut impl Observer) -> Translation {
     let mut translator = Translator {
         state: *state,
-        view: View::new(key, state.config.local()),
+        view: View::new(packet, state.config.local()),
         plan: Plan::default(),
         rules: Vec::with_capacity(4),
         learn: None,
@@ -111,6 +117,7 @@ pub fn translate(key: &FlowKey, state: &SwitchState<'_>, observer: &mut impl Obs
         Err(reason) => Verdict::Drop(reason),
     };
     let Translator { view, learn, rules, observer, waiting, .. } = translator;
+    observer.end(view.fields());
     if let Verdict::Drop(reason) = verdict {
         observer.note(waiting.len(), Note::Dropped(reason));
     }

@@ -54,6 +54,9 @@ pub trait Observer {
     /// A fact on the way.
     fn note(&mut self, _depth: usize, _note: Note<'_>) {}
 
+    /// The translation is over, and this is what the rules have made of the packet.
+    fn end(&mut self, _fields: &Fields) {}
+
     /// This is what the datapath will do.
     fn datapath(&mut self, _depth: usize, _action: &Action) {}
 }

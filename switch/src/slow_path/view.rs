@@ -144,19 +144,19 @@ pub(super) struct Original {
 }
 
 impl View {
-    /// The packet with this key, of which only the ingress port was looked at: megaflows belong to a port. `local` is the
-    /// port that rules call `LOCAL`.
-    pub(super) fn new(key: &FlowKey, local: Option<PortId>) -> Self {
+    /// A packet of which only the ingress port was looked at: megaflows belong to a port. `local` is the port that rules call
+    /// `LOCAL`.
+    pub(super) fn new(packet: &Fields, local: Option<PortId>) -> Self {
         let mut known = Fields::NONE;
         known.metadata = u64::MAX.into();
         known.registers = [u32::MAX.into(); REGISTERS];
         known.actset_output = u32::MAX.into();
         let mut mask = Mask::default();
         mask.0.in_port = u32::MAX;
-        let mut fields = Fields::of_packet(*key);
+        let mut fields = *packet;
         fields.actset_output = RulePort::UNSET.number_oxm().into();
         // A number that no port has must not read as one with the bit of the local port.
-        let in_port = u32::from(u16::try_from(key.in_port).unwrap_or(RulePort::NONE.number()));
+        let in_port = u32::from(u16::try_from(packet.key.in_port).unwrap_or(RulePort::NONE.number()));
         let is_local = local.is_some_and(|local| u32::from(local.number()) == in_port);
         fields.key.in_port = if is_local { in_port | FROM_LOCAL } else { in_port };
         Self {
@@ -226,6 +226,11 @@ impl View {
     /// The fields as they are now, and where to note which of them were looked at.
     pub(super) fn fields_to_look_up(&mut self) -> (&mut Fields, &mut Fields) {
         (&mut self.fields, &mut self.looked)
+    }
+
+    /// The fields as they are now.
+    pub(super) fn fields(&self) -> &Fields {
+        &self.fields
     }
 
     /// The ingress port, if it is one: rules may write any number.

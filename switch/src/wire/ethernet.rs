@@ -26,6 +26,9 @@ pub const TYPE_RARP: u16 = 0x8035;
 /// Ethernet type of IPv6.
 pub const TYPE_IPV6: u16 = 0x86dd;
 
+/// Stands for every 802.3 length in a key.
+pub const TYPE_NONE: u16 = 0x05ff;
+
 /// The part of a frame's link layer that varies in length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {

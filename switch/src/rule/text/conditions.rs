@@ -3,18 +3,14 @@
 //! Their order means nothing: types and protocols are read first, since names such as `nw_src` and `tp_dst` depend on
 //! them, and a field whose prerequisites no other condition states is refused rather than ignored.
 
-use crate::flow::fields::Fields;
 use crate::rule::action::Subfield;
 use crate::rule::field::Field;
 use crate::rule::matching::Match;
-use crate::rule::port::RulePort;
-use crate::wire::MacAddr;
-use crate::wire::vlan::TYPE_CUSTOMER;
 
 use super::PortNames;
 use super::cursor::{Form, Item, Piece};
 use super::error::TextError;
-use super::known::{Known, PRESENT};
+use super::known::{Known, PRESENT, ingress};
 use super::names::{KEYWORDS, Keyword, WORDS, is_field, unknown_word};
 use super::values::{check_value, number, single, value_and_mask};
 
@@ -47,34 +43,12 @@ pub(super) fn match_of(items: &[Item<'_>], names: &dyn PortNames) -> Result<Matc
     read(Subject::Packets, items, names).map(Known::to_match)
 }
 
-/// Who sends a packet that is described without its Ethernet source. No station sends from zero, and a learning switch drops
-/// what does; this one is locally administered and spells `vstrc`, so that no rule means it by accident.
-pub const UNNAMED_SOURCE: MacAddr = [0x02, b'v', b's', b't', b'r', b'c'];
-
-/// The packet that `items` describe; `line` is all of its text.
+/// What `items`, in the words of a match, say of one packet.
 ///
 /// # Errors
-/// As those of [`match_of`]; also masks, and a packet that comes from nowhere.
-pub(super) fn packet_of(
-    items: &[Item<'_>],
-    line: Piece<'_>,
-    names: &dyn PortNames,
-) -> Result<Fields, TextError> {
-    let known = read(Subject::Packet, items, names)?;
-    let is_said = |field: Field| known.bits(field).1 != 0;
-    if !is_said(Field::InPort) && !is_said(Field::FromLocal) {
-        return Err(line.behind().error("in_port=PORT, where the packet comes in"));
-    }
-    let mut fields = *known.value();
-    if !is_said(Field::EthSrc) {
-        fields.key.eth_src = UNNAMED_SOURCE;
-    }
-    for tag in &mut fields.key.vlan {
-        if tag.is_present() {
-            tag.tpid.set(TYPE_CUSTOMER);
-        }
-    }
-    Ok(fields)
+/// As those of [`match_of`]; also masks.
+pub(super) fn packet_of(items: &[Item<'_>], names: &dyn PortNames) -> Result<Known, TextError> {
+    read(Subject::Packet, items, names)
 }
 
 fn read<'a>(subject: Subject, items: &[Item<'a>], names: &'a dyn PortNames) -> Result<Known, TextError> {
@@ -182,9 +156,9 @@ impl<'a> Conditions<'a> {
     /// Adds a field with the meaning that its name gives to its bits.
     fn bits(&mut self, field: Field, value: u128, mask: u128, item: &Item<'a>) -> Result<(), TextError> {
         let whole = mask == field.full_mask();
-        if field == Field::InPort && mask != 0 && value == u128::from(RulePort::LOCAL.number()) {
-            // Which port that is, packets know.
-            return self.require(Field::FromLocal, 1, 1, item.whole);
+        if field == Field::InPort && mask != 0 {
+            let (field, value) = ingress(value);
+            return self.require(field, value, field.full_mask(), item.whole);
         }
         let (value, mask) = match field {
             // Without ECN, as Open vSwitch has it; of a packet the whole byte may be told.

@@ -8,6 +8,7 @@ use crate::rule::action::{RuleAction, Subfield};
 use crate::rule::field::Field;
 use crate::rule::matching::Match;
 use crate::rule::needs::{Condition, Needs};
+use crate::rule::port::RulePort;
 
 use super::cursor::Piece;
 use super::error::TextError;
@@ -36,6 +37,11 @@ const BY_PROTOCOL: [(&str, &[Field]); 2] = [
 
 /// Names of fields that [`Field::from_name`] does not know, as what they mean depends on the packet.
 pub(super) const BY_MEANING: [&str; 4] = ["dl_vlan", "dl_vlan_pcp", "tp_src", "tp_dst"];
+
+/// The field and value by which a match or a packet has an ingress port. Which port is the local one, packets know.
+pub(super) fn ingress(port: u128) -> (Field, u128) {
+    if port == u128::from(RulePort::LOCAL.number()) { (Field::FromLocal, 1) } else { (Field::InPort, port) }
+}
 
 /// What is known of packets at some point of a rule: bits that they all have. Also a match in the making.
 ///

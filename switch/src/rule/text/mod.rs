@@ -24,8 +24,14 @@ mod known;
 /// Values of fields.
 mod values;
 
-/// Matches, and packets to trace.
+/// Matches.
 mod conditions;
+
+/// Packets in the words of a datapath.
+mod datapath;
+
+/// Packets to trace.
+mod packet;
 
 /// Which actions may stand where.
 mod actions;
@@ -45,12 +51,11 @@ mod tests;
 #[cfg(test)]
 mod round_trip;
 
-pub use conditions::UNNAMED_SOURCE;
 pub use error::TextError;
+pub use packet::{UNNAMED_SOURCE, parse_packet};
 pub use print::{actions_text, match_text, remarks_text, rule_text};
 pub use statement::{
-    Addition, Modification, parse_modification, parse_packet, parse_rule, parse_rules, parse_selector,
-    rules_of,
+    Addition, Modification, parse_modification, parse_rule, parse_rules, parse_selector, rules_of,
 };
 
 /// What ports are called.

@@ -1,6 +1,5 @@
-//! Whole texts: a rule, a file of rules, a change, a selector, a packet.
+//! Whole texts: a rule, a file of rules, a change, a selector.
 
-use crate::flow::fields::Fields;
 use crate::rule::action::RuleAction;
 use crate::rule::entry::{Remarks, RuleSpec};
 use crate::rule::matching::Match;
@@ -10,7 +9,7 @@ use crate::rule::set::TABLES;
 
 use super::PortNames;
 use super::actions::actions_of;
-use super::conditions::{match_of, packet_of};
+use super::conditions::match_of;
 use super::cursor::{Form, Item, Items, Piece};
 use super::error::TextError;
 use super::names::{FLAGS, WORDS, port};
@@ -112,18 +111,6 @@ pub fn parse_modification(
     let actions = actions_of(statement.actions()?, statement.table, &matching, names)?;
     let (cookie, reset_counts) = (statement.new_cookie, statement.reset_counts);
     Ok(Modification { selector: statement.selector(matching), actions, cookie, reset_counts })
-}
-
-/// The packet that a line of text describes, in the words of a match without masks. What is not said is zero, but for the
-/// Ethernet source, which is [`UNNAMED_SOURCE`](super::UNNAMED_SOURCE); a tag is one of 802.1Q. A packet of `in_port=LOCAL`
-/// has [`FROM_LOCAL`](crate::flow::fields::FROM_LOCAL) for its ingress port.
-///
-/// # Errors
-/// It describes none.
-pub fn parse_packet(text: &str, names: &dyn PortNames) -> Result<Fields, TextError> {
-    let line = Piece::whole(text);
-    let items = Items::of(line).collect::<Result<Vec<_>, _>>()?;
-    packet_of(&items, line, names)
 }
 
 /// What a text is for.

@@ -1078,7 +1078,84 @@ fn packet_has_what_is_said_and_nothing_else() {
     assert_eq!(from_zero.key.eth_src, [0; 6], "said, so it stays");
     let apart = parse_packet("in_port=vm1,ip,nw_tos=184,nw_ecn=1", &Ports).unwrap();
     assert_eq!(Field::IpTos.get(&apart), 185, "as Open vSwitch prints it");
-    for (text, column) in [("in_port=vm1,ip,nw_src=10.0.0.0/8", 23), ("tcp", 4), ("in_port=1,nw_ttl=*", 18)] {
+    assert_eq!(parse_packet("tcp", &Ports).unwrap().key.in_port, 0xffff, "from no port");
+    for (text, column) in [("in_port=vm1,ip,nw_src=10.0.0.0/8", 23), ("in_port=1,nw_ttl=*", 18)] {
         assert_eq!(parse_packet(text, &Ports).unwrap_err().column, column, "{text}");
+    }
+}
+
+/// A packet in the words of a datapath is the one that is described in the words of a match.
+#[test]
+fn packet_may_be_described_as_a_datapath_has_it() {
+    let rows = [
+        (
+            "in_port(1),eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:02),eth_type(0x0800),\
+             ipv4(src=10.0.0.1,dst=10.0.0.2,proto=6,tos=0,ttl=64,frag=no),tcp(src=8,dst=9),tcp_flags(0x012)",
+            "in_port=1,dl_src=02:00:00:00:00:01,dl_dst=02:00:00:00:00:02,tcp,nw_src=10.0.0.1,nw_dst=10.0.0.2,nw_ttl=64,\
+             tp_src=8,tp_dst=9,tcp_flags=syn|ack",
+        ),
+        (
+            "recirc_id(0),in_port(vm1),eth_type(0x8100),vlan(vid=12,pcp=3),encap(eth_type(0x86dd),ipv6(src=fd00::1,\
+             dst=fd00::2,label=0x12,proto=58,tclass=0x70,hlimit=255,frag=no),icmpv6(type=135,code=0),\
+             nd(target=fd00::3,sll=02:00:00:00:00:07))",
+            "in_port=vm1,icmp6,dl_vlan=12,dl_vlan_pcp=3,ipv6_src=fd00::1,ipv6_dst=fd00::2,ipv6_label=0x12,nw_tos=112,\
+             nw_ttl=255,icmp_type=135,nd_target=fd00::3,nd_sll=02:00:00:00:00:07",
+        ),
+        // As dumps here have it, with masks and without `encap`.
+        (
+            "in_port(vm0),eth(dst=01:00:00:00:00:00/01:00:00:00:00:00),vlan(vid=10,pcp=0/0x0),vlan(vid=7),\
+             eth_type(0x0800),ipv4(src=10.0.0.0/255.0.0.0),skb_priority(5)",
+            "in_port=vm0,dl_dst=01:00:00:00:00:00,dl_vlan=10,inner_vlan_vid=7,ip,nw_src=10.0.0.0",
+        ),
+        (
+            "in_port(2),vlan(none),eth_type(0x0806),arp(sip=10.0.0.1,tip=10.0.0.2,op=1,sha=02:00:00:00:00:01,tha=00:00:00:00:00:00)",
+            "in_port=2,arp,arp_spa=10.0.0.1,arp_tpa=10.0.0.2,arp_op=1,arp_sha=02:00:00:00:00:01",
+        ),
+        ("in_port(1),eth(src=02:00:00:00:00:01)", "in_port=1,eth_src=02:00:00:00:00:01,eth_type=0x5ff"),
+        (
+            "in_port(1),eth_type(0x0800),ipv4(proto=17,frag=first),udp(dst=53)",
+            "in_port=1,udp,nw_frag=first,udp_dst=53",
+        ),
+    ];
+    for (datapath, flow) in rows {
+        assert_eq!(
+            parse_packet(datapath, &Ports).unwrap(),
+            parse_packet(flow, &Ports).unwrap(),
+            "{datapath}"
+        );
+    }
+    let odd =
+        "in_port(1),eth_type(0x88a8),vlan(vid=5),encap(eth_type(0x8100),vlan(vid=6),encap(eth_type(0x9999)))";
+    let odd = parse_packet(odd, &Ports).unwrap();
+    assert_eq!(odd.key.vlan.map(|tag| (tag.tpid.get(), tag.tci.get())), [(0x88a8, 0x1005), (0x8100, 0x1006)]);
+    for (text, expected) in [
+        (
+            "in_port(1),ipv4(src=10.0.0.1)",
+            "column 21: found \"10.0.0.1\", expected a value of what packets have whose eth_type, proto and frag are those given",
+        ),
+        ("in_port(1),eth(source=1)", "column 16: found \"source\", expected one of src, dst"),
+        (
+            "in_port(1),encap(eth_type(0x0800))",
+            "column 12: found \"encap(eth_type(0x0800))\", expected vlan(...) before encap(...)",
+        ),
+        (
+            "in_port(1),vlan(vid=1),encap(encap(encap(vlan(vid=2))))",
+            "column 30: found \"encap(encap(vlan(vid=2)))\", expected vlan(...) before encap(...)",
+        ),
+        (
+            "in_port(1),vlan(vid=1),vlan(vid=2),vlan(vid=3)",
+            "column 41: found \"vid=3\", expected two tags at most, as rules see no more of them",
+        ),
+        ("in_port(1),vlan(vlan=1)", "column 17: found \"vlan\", expected one of tpid, vid, pcp, cfi"),
+        (
+            "in_port(1),vlan(vid=1),encap(mpls(label=1))",
+            "column 30: found \"mpls\", expected a group of fields that this switch has",
+        ),
+    ] {
+        assert_eq!(
+            parse_packet(text, &Ports).unwrap_err().to_string(),
+            format!("line 1, {expected}"),
+            "{text}"
+        );
     }
 }
