@@ -5,7 +5,7 @@
 
 use vsteer_switch::counters::PortCounters;
 use vsteer_switch::egress::{Finisher, OffloadCaps};
-use vsteer_switch::packet::{Burst, Frame};
+use vsteer_switch::packet::{BURST, Burst, Frame};
 
 /// Frames of a burst that leave by one port.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +26,10 @@ pub struct Batch<'a> {
 pub(super) trait Sink {
     /// Takes `frames`, in order.
     fn send<'f>(&mut self, frames: impl ExactSizeIterator<Item = Frame<'f>>);
+
+    /// Shows the other side what was sent so far: a frame that is cut into thousands of segments would otherwise fill its
+    /// buffers without its knowledge, and the rest would find none.
+    fn show(&mut self);
 }
 
 impl<'a> Batch<'a> {
@@ -54,9 +58,14 @@ impl<'a> Batch<'a> {
                 sink.send(self.with(now).frames());
             }
             let Some((&index, later)) = later.split_first() else { break };
+            let mut count = 0;
             let result =
                 finisher.finish(&burst.frame(usize::from(index)), caps, max_frame_bytes, |finished| {
                     sink.send(std::iter::once(*finished));
+                    count += 1;
+                    if count % BURST == 0 {
+                        sink.show();
+                    }
                     Ok(())
                 });
             if let Err(reason) = result {
@@ -64,5 +73,58 @@ impl<'a> Batch<'a> {
             }
             left = later;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vsteer_switch::packet::{Checksum, GsoKind, Offload, Segment};
+    use vsteer_switch::port::PortId;
+
+    use super::*;
+
+    /// Frames sent since the last look, and each such count.
+    #[derive(Default)]
+    struct Looks {
+        since: usize,
+        shown: Vec<usize>,
+    }
+
+    impl Sink for Looks {
+        fn send<'f>(&mut self, frames: impl ExactSizeIterator<Item = Frame<'f>>) {
+            self.since += frames.count();
+        }
+
+        fn show(&mut self) {
+            self.shown.push(std::mem::take(&mut self.since));
+        }
+    }
+
+    /// TCP over IPv4 without options, with 64 bytes a segment.
+    fn long_frame(payload_len: u16) -> (Vec<u8>, Offload) {
+        let mut bytes = vec![0; 54 + usize::from(payload_len)];
+        bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
+        bytes[16..18].copy_from_slice(&(40 + payload_len).to_be_bytes());
+        (bytes[22], bytes[23], bytes[46]) = (64, 6, 0x50);
+        let checksum = Checksum::Partial { start: 34, offset: 16 };
+        (bytes, Offload { checksum, gso: GsoKind::TcpV4, gso_size: 64, ..Offload::NONE })
+    }
+
+    #[test]
+    fn segments_of_a_long_frame_are_shown_as_they_come() {
+        let (bytes, offload) = long_frame(64_000);
+        let mut burst = Burst::new();
+        let len = u32::try_from(bytes.len()).unwrap();
+        // SAFETY: the frame outlives the burst's use of it.
+        #[allow(unsafe_code, reason = "segments are made of raw pointers")]
+        let segment = unsafe { Segment::new(bytes.as_ptr(), len) };
+        burst.push(PortId::ZERO, offload, &[segment]);
+        let counters = PortCounters::default();
+        let batch =
+            Batch { burst: &burst, indices: &[0], worker: 0, counters: &counters, max_frame_bytes: 1514 };
+        let mut looks = Looks::default();
+        batch.finish(OffloadCaps::NONE, &mut Finisher::new(), &mut looks);
+        assert_eq!(looks.shown, [BURST; 31], "1000 segments");
+        assert_eq!(looks.since, 8, "what is left is shown when the batch ends");
     }
 }

@@ -377,4 +377,9 @@ impl Sink for Receiveq<'_> {
     fn send<'f>(&mut self, frames: impl ExactSizeIterator<Item = Frame<'f>>) {
         self.transmitter.send(frames, self.scratch, self.counters);
     }
+
+    #[inline]
+    fn show(&mut self) {
+        self.transmitter.show();
+    }
 }

@@ -6,7 +6,9 @@ mod common;
 
 use common::*;
 use vsteer_switch::drop_reason::DropReason;
-use vsteer_switch::packet::MAX_FRAME_BYTES;
+use vsteer_switch::packet::{Burst, MAX_FRAME_BYTES, Offload, Segment};
+use vsteer_switch::port::PortId;
+use vsteer_vhost::net::port::Scratch;
 
 const HEADER: usize = 12;
 
@@ -284,4 +286,32 @@ fn full_ring_is_taken_burst_by_burst() {
     }
     assert_eq!(got, frames);
     assert!(host.receive(0).is_empty());
+}
+
+/// A guest that gives its buffers back in the middle of a long batch gets more frames than its ring has places.
+#[test]
+fn what_was_shown_in_the_middle_of_a_batch_makes_room_for_more() {
+    let (host, mut guest) = up(&Config::default());
+    let bytes = frame(300, 1);
+    let mut burst = Burst::new();
+    // SAFETY: the frame outlives the burst's use of it.
+    #[allow(unsafe_code, reason = "segments are made of raw pointers")]
+    let segment = unsafe { Segment::new(bytes.as_ptr(), 300) };
+    burst.push(PortId::ZERO, Offload::default(), &[segment]);
+    let mut scratch = Scratch::default();
+    let mut transmitter = host.port.transmit(0).unwrap();
+    for _ in 0..3 {
+        let heads = guest.receive_buffers(0, 4, 1000);
+        transmitter.send(
+            (0..4).map(|_| burst.frame(0)).collect::<Vec<_>>().into_iter(),
+            &mut scratch,
+            &host.counters,
+        );
+        transmitter.show();
+        let (memory, queue) = guest.receiveq(0);
+        let used = queue.take_used(memory);
+        assert_eq!(used.len(), heads.len());
+    }
+    transmitter.finish();
+    assert_eq!((host.counters.tx_pkts.get(), all_drops(&host.counters)), (12, 0));
 }

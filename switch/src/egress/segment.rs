@@ -21,10 +21,10 @@ use crate::packet::{Checksum, Frame, GsoKind, Offload};
 use crate::wire::layers::{IpVersion, Layers};
 use crate::wire::{ipv4, ipv6, tcp};
 
-/// Most segments that one frame is cut into: 64 KiB at the smallest segment size that systems use in earnest
-/// (RFC 879's 536 bytes less options) is 128, and the rest is margin. Without the bound, a guest could turn each of its frames into
-/// 65,000 of ours.
-pub const MAX_SEGMENTS: usize = 512;
+/// Most segments that one frame is cut into: 64 KiB of the shortest payload that Linux cuts to, 8 bytes, which is the least
+/// maximum segment size that it takes from a peer, 48, less 40 bytes of TCP options. Without the bound, a guest could turn
+/// each of its frames into 65,000 of ours.
+pub const MAX_SEGMENTS: usize = 8192;
 
 /// How a frame is to be cut, checked against the frame.
 ///

@@ -439,12 +439,28 @@ mod segmentation {
 
     #[test]
     fn number_of_segments_is_bounded() {
-        let tcp = |payload_len| Tcp { gso_size: 100, payload_len, ..Tcp::default() };
-        let most = tcp(100 * MAX_SEGMENTS);
+        let tcp = |payload_len| Tcp { gso_size: 7, payload_len, ..Tcp::default() };
+        let most = tcp(7 * MAX_SEGMENTS);
         let emitted = finish(&most.frame(), most.offload(), &[4096], OffloadCaps::NONE, NO_LIMIT).unwrap();
         most.check(&emitted, OffloadCaps::NONE);
-        let more = tcp(100 * MAX_SEGMENTS + 1);
+        let more = tcp(7 * MAX_SEGMENTS + 1);
         assert_eq!(reason(&more.frame(), more.offload()), Some(DropReason::BadOffload));
+    }
+
+    /// Linux cuts to as few as 8 bytes, for a peer whose segments take 48 with all options.
+    #[test]
+    fn longest_frame_is_cut_to_the_shortest_segments_that_linux_makes() {
+        for v6 in [false, true] {
+            for gso_size in [76, 64, 36, 8] {
+                let headers = Tcp { v6, ..Tcp::default() };
+                let payload_len = 65_535 - (headers.headers() - headers.network());
+                let tcp = Tcp { gso_size, payload_len, ..headers };
+                let emitted =
+                    finish(&tcp.frame(), tcp.offload(), &[300, 4096], OffloadCaps::NONE, NO_LIMIT).unwrap();
+                assert_eq!(emitted.len(), payload_len.div_ceil(gso_size.into()));
+                tcp.check(&emitted, OffloadCaps::NONE);
+            }
+        }
     }
 
     #[test]

@@ -383,6 +383,12 @@ impl Transmitter<'_> {
     /// Shows the guest what was sent, and calls it if it wants that.
     #[inline]
     pub fn finish(mut self) {
+        self.show();
+    }
+
+    /// The same in the middle, when there is much to come: the guest can give buffers back meanwhile.
+    #[inline]
+    pub fn show(&mut self) {
         let QueueState { ring: Some(ring), call, .. } = &mut *self.state else { return };
         if ring.layout().memory().shrank() {
             return self.port.breaks(self.queue, RingFault::MemoryShrank, &mut self.state);
