@@ -15,6 +15,9 @@ use super::matching::Match;
 use super::selector::Selector;
 use super::set::{RuleSet, TABLES};
 
+/// Actions that a rule has at most, those inside of others included: about as many as fit OpenFlow's longest message.
+pub const MAX_ACTIONS: usize = 4096;
+
 /// One change.
 #[derive(Debug, Clone)]
 pub enum Edit {
@@ -89,6 +92,8 @@ pub enum Refusal {
     },
     /// There would be more rules than the set takes.
     TooManyRules(usize),
+    /// The rule does more than a rule may: so many actions.
+    TooManyActions(usize),
 }
 
 /// A change that was refused, and with it all of its company.
@@ -116,6 +121,10 @@ impl fmt::Display for Refusal {
             Refusal::TooManyRules(limit) => {
                 write!(f, "there would be more than {limit} rules: delete some first, or raise the limit")
             }
+            Refusal::TooManyActions(count) => write!(
+                f,
+                "the rule has {count} actions, and a rule has at most {MAX_ACTIONS}: go on in another table (goto_table)"
+            ),
         }
     }
 }
@@ -153,7 +162,7 @@ impl Edited {
     fn apply(&mut self, edit: &Edit, now_ms: u64) -> Result<(), (Option<usize>, Refusal)> {
         match edit {
             Edit::Add { spec, check_overlap, reset_counts } => {
-                self.check_table(spec).map_err(|reason| (None, reason))?;
+                check(spec).map_err(|reason| (None, reason))?;
                 if *check_overlap && self.set.same_place(spec).is_none() {
                     self.check_overlap(spec).map_err(|reason| (None, reason))?;
                 }
@@ -161,6 +170,7 @@ impl Edited {
                 self.check_len().map_err(|reason| (None, reason))
             }
             Edit::Modify { selector, strict, actions, cookie, reset_counts } => {
+                check_actions(actions).map_err(|reason| (None, reason))?;
                 for rule in self.selected(selector, *strict) {
                     let old = rule.spec();
                     let cookie = cookie.unwrap_or(old.cookie);
@@ -181,10 +191,6 @@ impl Edited {
             }
             Edit::Replace(specs) => self.replace(specs, now_ms),
         }
-    }
-
-    fn check_table(&self, spec: &RuleSpec) -> Result<(), Refusal> {
-        if spec.table < TABLES { Ok(()) } else { Err(Refusal::NoSuchTable(spec.table)) }
     }
 
     fn check_overlap(&self, spec: &RuleSpec) -> Result<(), Refusal> {
@@ -233,7 +239,7 @@ impl Edited {
     fn replace(&mut self, specs: &[RuleSpec], now_ms: u64) -> Result<(), (Option<usize>, Refusal)> {
         let mut last = HashMap::with_capacity(specs.len());
         for (at, spec) in specs.iter().enumerate() {
-            self.check_table(spec).map_err(|reason| (Some(at), reason))?;
+            check(spec).map_err(|reason| (Some(at), reason))?;
             last.insert(Place(spec), at);
         }
         if last.len() > self.set.max_rules {
@@ -250,6 +256,45 @@ impl Edited {
         }
         Ok(())
     }
+}
+
+/// Whether a set takes this rule.
+fn check(spec: &RuleSpec) -> Result<(), Refusal> {
+    if spec.table < TABLES { check_actions(&spec.actions) } else { Err(Refusal::NoSuchTable(spec.table)) }
+}
+
+fn check_actions(actions: &[RuleAction]) -> Result<(), Refusal> {
+    let count = count_actions(actions);
+    if count <= MAX_ACTIONS { Ok(()) } else { Err(Refusal::TooManyActions(count)) }
+}
+
+/// Actions, those inside of others included.
+fn count_actions(actions: &[RuleAction]) -> usize {
+    let inside = |action: &RuleAction| match action {
+        RuleAction::WriteActions(steps) | RuleAction::Clone(steps) => count_actions(steps),
+        RuleAction::Output(_)
+        | RuleAction::Enqueue { .. }
+        | RuleAction::SetQueue(_)
+        | RuleAction::PopQueue
+        | RuleAction::Controller { .. }
+        | RuleAction::PushVlan(_)
+        | RuleAction::PopVlan
+        | RuleAction::ModVlanVid(_)
+        | RuleAction::ModVlanPcp(_)
+        | RuleAction::SetField { .. }
+        | RuleAction::Move { .. }
+        | RuleAction::Push(_)
+        | RuleAction::Pop(_)
+        | RuleAction::DecTtl(_)
+        | RuleAction::Resubmit { .. }
+        | RuleAction::Exit
+        | RuleAction::Note(_)
+        | RuleAction::Conjunction { .. }
+        | RuleAction::WriteMetadata { .. }
+        | RuleAction::ClearActions
+        | RuleAction::GotoTable(_) => 0,
+    };
+    actions.len() + actions.iter().map(inside).sum::<usize>()
 }
 
 /// A rule, as one of those that could take each other's place.

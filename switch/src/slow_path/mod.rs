@@ -94,11 +94,11 @@ impl PartialEq for Translation {
 
 /// Decides about the packet with this key, filled to the last depth.
 pub fn translate(key: &FlowKey, state: &SwitchState<'_>, observer: &mut impl Observer) -> Translation {
-    translate_with(Fields::of_packet(*key), state, observer)
+    translate_with(&Fields::of_packet(*key), state, observer)
 }
 
 /// The same for a packet that comes with metadata and registers.
-pub fn translate_with(packet: Fields, state: &SwitchState<'_>, observer: &mut impl Observer) -> Translation {
+pub fn translate_with(packet: &Fields, state: &SwitchState<'_>, observer: &mut impl Observer) -> Translation {
     let mut translator = Translator {
         state: *state,
         view: View::new(packet, state.config.local()),

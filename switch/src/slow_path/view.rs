@@ -1,8 +1,7 @@
 //! The packet of a translation: its fields as the rules have changed them so far, which bits of its key that rests on, and
 //! what the datapath has yet to be told.
 //!
-//! Three questions are kept apart, each as a mask over the packet's key. Metadata and registers are always known and never
-//! due, because no datapath has them:
+//! Three questions are kept apart, each as a mask over the fields:
 //! - Which bits were *looked at*? They become the megaflow's mask.
 //! - Which bits are *known* without looking, since rules wrote them or since they are the switch's own? They are no news
 //!   about the packet. A bit that is looked at before it is written counts, one that is looked at after does not, so what
@@ -18,7 +17,7 @@ use zerocopy::byteorder::big_endian::U16;
 
 use crate::action::Action;
 use crate::edit::rewrite::Rewrite;
-use crate::flow::fields::{FROM_LOCAL, Fields};
+use crate::flow::fields::{FROM_LOCAL, Fields, REGISTERS};
 use crate::flow::key::{FlowKey, KeyTag, Mask, VLAN_PRESENT};
 use crate::port::PortId;
 use crate::rule::field::Field;
@@ -69,12 +68,12 @@ pub(super) enum TagEdit {
 #[derive(Debug)]
 pub(super) struct View {
     fields: Fields,
-    known: FlowKey,
+    known: Fields,
     /// Looked at since the last write, by place in `fields`.
     looked: Fields,
     /// Looked at before, by place in the key.
     mask: Mask,
-    due: FlowKey,
+    due: Fields,
     places: [Place; 2],
     buried: Vec<Buried>,
     /// Tags that the datapath has yet to pop.
@@ -83,7 +82,7 @@ pub(super) struct View {
     /// The port that rules call `LOCAL`.
     local: Option<PortId>,
     /// Inside a copy, what became of the datapath's packet since the copy was made.
-    drift: Option<Box<Drift>>,
+    drift: Option<Drift>,
 }
 
 /// How far the datapath's packet has moved away from what it was when a copy was made: there is but one packet, on which
@@ -138,29 +137,34 @@ impl Drift {
 #[derive(Debug)]
 pub(super) struct Original {
     fields: Fields,
-    known: FlowKey,
+    known: Fields,
     places: [Place; 2],
     buried: Vec<Buried>,
-    drift: Option<Box<Drift>>,
+    drift: Option<Drift>,
 }
 
 impl View {
     /// A packet of which only the ingress port was looked at: megaflows belong to a port. `local` is the port that rules call
     /// `LOCAL`.
-    pub(super) fn new(mut fields: Fields, local: Option<PortId>) -> Self {
+    pub(super) fn new(packet: &Fields, local: Option<PortId>) -> Self {
+        let mut known = Fields::NONE;
+        known.metadata = u64::MAX.into();
+        known.registers = [u32::MAX.into(); REGISTERS];
+        known.actset_output = u32::MAX.into();
         let mut mask = Mask::default();
         mask.0.in_port = u32::MAX;
+        let mut fields = *packet;
         fields.actset_output = RulePort::UNSET.number_oxm().into();
         // A number that no port has must not read as one with the bit of the local port.
-        let in_port = u32::from(u16::try_from(fields.key.in_port).unwrap_or(RulePort::NONE.number()));
+        let in_port = u32::from(u16::try_from(packet.key.in_port).unwrap_or(RulePort::NONE.number()));
         let is_local = local.is_some_and(|local| u32::from(local.number()) == in_port);
         fields.key.in_port = if is_local { in_port | FROM_LOCAL } else { in_port };
         Self {
             fields,
-            known: FlowKey::default(),
+            known,
             looked: Fields::NONE,
             mask,
-            due: FlowKey::default(),
+            due: Fields::NONE,
             places: [0, 1].map(|origin| Place { origin: Some(origin), is_new: false }),
             buried: Vec::new(),
             popped: 0,
@@ -181,7 +185,7 @@ impl View {
             known: self.known,
             places: self.places,
             buried: self.buried.clone(),
-            drift: self.drift.replace(Box::default()),
+            drift: self.drift.replace(Drift::default()),
         }
     }
 
@@ -192,16 +196,16 @@ impl View {
         let Original { fields, known, places, buried, drift } = original;
         let inner = std::mem::replace(&mut self.drift, drift).unwrap_or_default();
         (self.fields, self.known, self.places, self.buried) = (fields, known, places, buried);
-        self.due = inner.rewritten;
+        self.due = Fields { key: inner.rewritten, ..Fields::NONE };
         // What was not known has to be read from the packet to be written again.
-        let rows = inner.rewritten.words().iter().zip(self.known.words());
+        let rows = inner.rewritten.words().iter().zip(self.known.key.words());
         for (mask, (rewritten, known)) in self.mask.0.words_mut().iter_mut().zip(rows) {
             *mask |= rewritten & !known;
         }
         self.popped = u32::try_from(inner.extra).unwrap_or(u32::MAX);
         let tags = inner.tags.iter().copied().chain(std::iter::repeat(U16::ZERO));
         let state = tags.enumerate().map(|(nth, bits)| (nth < inner.lost, bits));
-        let in_sight = self.places.iter_mut().zip(&mut self.due.vlan);
+        let in_sight = self.places.iter_mut().zip(&mut self.due.key.vlan);
         let buried = self.buried.iter_mut().rev().map(|tag| (&mut tag.place, &mut tag.due));
         for ((place, due), (is_lost, bits)) in in_sight.chain(buried).zip(state) {
             place.is_new = is_lost;
@@ -322,8 +326,8 @@ impl View {
             _ => {
                 self.settle();
                 field.set(&mut self.fields, value, mask);
-                field.look_at_key(&mut self.known, mask);
-                field.look_at_key(&mut self.due, mask);
+                field.look_at(&mut self.known, mask);
+                field.look_at(&mut self.due, mask);
                 self.is_due = true;
             }
         }
@@ -348,18 +352,18 @@ impl View {
         if has_tag {
             self.buried.push(Buried {
                 tag: self.fields.key.vlan[1],
-                known: self.known.vlan[1],
-                due: self.due.vlan[1],
+                known: self.known.key.vlan[1],
+                due: self.due.key.vlan[1],
                 place: self.places[1],
             });
         }
-        for key in [&mut self.fields.key, &mut self.known, &mut self.due] {
-            key.vlan[1] = key.vlan[0];
+        for fields in [&mut self.fields, &mut self.known, &mut self.due] {
+            fields.key.vlan[1] = fields.key.vlan[0];
         }
         self.places[1] = self.places[0];
         self.fields.key.vlan[0] = KeyTag { tpid: tpid.into(), tci: U16::new(VLAN_PRESENT) };
-        self.known.vlan[0] = WHOLE_TAG;
-        self.due.vlan[0] = KeyTag::default();
+        self.known.key.vlan[0] = WHOLE_TAG;
+        self.due.key.vlan[0] = KeyTag::default();
         self.places[0] = Place { origin: None, is_new: true };
         self.is_due = true;
     }
@@ -376,10 +380,10 @@ impl View {
         let none = Place { origin: None, is_new: false };
         let absent = Buried { tag: KeyTag::default(), known: WHOLE_TAG, due: KeyTag::default(), place: none };
         let risen = self.buried.pop().unwrap_or(absent);
-        for (key, tag) in
-            [(&mut self.fields.key, risen.tag), (&mut self.known, risen.known), (&mut self.due, risen.due)]
+        for (fields, tag) in
+            [(&mut self.fields, risen.tag), (&mut self.known, risen.known), (&mut self.due, risen.due)]
         {
-            key.vlan = [key.vlan[1], tag];
+            fields.key.vlan = [fields.key.vlan[1], tag];
         }
         self.places = [self.places[1], risen.place];
         self.is_due = true;
@@ -409,9 +413,9 @@ impl View {
         self.settle();
         let tci = &mut self.fields.key.vlan[nth].tci;
         *tci = *tci & !bits | U16::new(value) & bits;
-        self.known.vlan[nth].tci |= bits;
+        self.known.key.vlan[nth].tci |= bits;
         if !self.places[nth].is_new {
-            self.due.vlan[nth].tci |= bits;
+            self.due.key.vlan[nth].tci |= bits;
         }
         self.is_due = true;
     }
@@ -420,14 +424,13 @@ impl View {
     fn settle(&mut self) {
         let vlan = &mut self.looked.key.vlan;
         for (nth, looked) in std::mem::take(vlan).into_iter().enumerate() {
-            note(&mut self.mask, self.places[nth], looked, self.known.vlan[nth]);
+            note(&mut self.mask, self.places[nth], looked, self.known.key.vlan[nth]);
         }
-        let rows = self.looked.key.words().iter().zip(self.known.words());
+        let rows = self.looked.key.words().iter().zip(self.known.key.words());
         for (mask, (looked, known)) in self.mask.0.words_mut().iter_mut().zip(rows) {
             *mask |= looked & !known;
         }
-        // Bits of metadata and registers may stay: they never enter a mask.
-        self.looked.key = FlowKey::default();
+        self.looked = Fields::NONE;
     }
 
     /// Tells the datapath what is due.
@@ -438,7 +441,7 @@ impl View {
         self.settle();
         for _ in 0..std::mem::take(&mut self.popped) {
             plan.push(Action::PopVlan);
-            self.drift.iter_mut().for_each(|drift| drift.pop());
+            self.drift.iter_mut().for_each(Drift::pop);
         }
         // The tags from the outermost on: new ones, then those that the datapath has.
         let mut pushed = Vec::new();
@@ -446,8 +449,8 @@ impl View {
         let mut of_packet = 0;
         let in_sight = (0..2).map(|nth| Buried {
             tag: self.fields.key.vlan[nth],
-            known: self.known.vlan[nth],
-            due: self.due.vlan[nth],
+            known: self.known.key.vlan[nth],
+            due: self.due.key.vlan[nth],
             place: self.places[nth],
         });
         for tag in in_sight.chain(self.buried.iter().rev().copied()) {
@@ -462,7 +465,7 @@ impl View {
         }
         if let Some(drift) = &mut self.drift {
             bits.iter().enumerate().for_each(|(nth, bits)| drift.rewrite_tag(nth, bits.tci));
-            let rewritten = FlowKey { vlan: Default::default(), ..self.due };
+            let rewritten = FlowKey { vlan: Default::default(), ..self.due.key };
             for (own, more) in drift.rewritten.words_mut().iter_mut().zip(rewritten.words()) {
                 *own |= more;
             }
@@ -474,14 +477,14 @@ impl View {
             bits[0].tci = U16::ZERO;
             plan.push(Action::SetVlan(vlan));
         }
-        let mask = FlowKey { vlan: bits, ..self.due };
+        let mask = FlowKey { vlan: bits, ..self.due.key };
         if mask != FlowKey::default() {
             plan.rewrite(Rewrite::new(&mask, &FlowKey { vlan: values, ..self.fields.key }));
         }
         for tag in pushed.into_iter().rev() {
             plan.push(Action::PushVlan(tag));
         }
-        self.due = FlowKey::default();
+        self.due = Fields::NONE;
         self.places.iter_mut().for_each(|place| place.is_new = false);
         for tag in &mut self.buried {
             (tag.due, tag.place.is_new) = (KeyTag::default(), false);
@@ -496,17 +499,17 @@ impl View {
             TagEdit::Set(vlan) => {
                 plan.push(Action::SetVlan(vlan));
                 self.drift.iter_mut().for_each(|drift| drift.rewrite_tag(0, U16::new(VID)));
-                self.due.vlan[0].tci |= U16::new(VID);
+                self.due.key.vlan[0].tci |= U16::new(VID);
             }
             TagEdit::Pop => {
                 plan.push(Action::PopVlan);
-                self.drift.iter_mut().for_each(|drift| drift.pop());
-                self.due.vlan[0].tci = U16::ZERO;
+                self.drift.iter_mut().for_each(Drift::pop);
+                self.due.key.vlan[0].tci = U16::ZERO;
                 self.places[0].is_new = true;
             }
             TagEdit::Push(vlan) => {
                 plan.push(Action::PushVlan(VlanTag::of_vlan(vlan)));
-                self.drift.iter_mut().for_each(|drift| drift.push());
+                self.drift.iter_mut().for_each(Drift::push);
                 self.popped += 1;
             }
         }

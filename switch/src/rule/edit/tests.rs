@@ -417,3 +417,24 @@ mod model {
         }
     }
 }
+
+#[test]
+fn rule_with_more_actions_than_a_rule_has_is_refused_however_it_comes() {
+    let actions = |count: usize| {
+        let inside: Box<[RuleAction]> = vec![RuleAction::PopVlan; count - 1].into();
+        Box::<[RuleAction]>::from([RuleAction::Clone(inside)])
+    };
+    let rule = |count| RuleSpec { actions: actions(count), ..spec(1, 0, 0, 1) };
+    let set = edit(&empty(), &[add(rule(MAX_ACTIONS))]).set;
+    let refusal = Refusal::TooManyActions(MAX_ACTIONS + 1);
+    let modify = Edit::Modify {
+        selector: Selector::default(),
+        strict: false,
+        actions: actions(MAX_ACTIONS + 1),
+        cookie: None,
+        reset_counts: false,
+    };
+    for change in [add(rule(MAX_ACTIONS + 1)), Edit::Replace(vec![rule(MAX_ACTIONS + 1)]), modify] {
+        assert_eq!(set.edit(&[change], 0).unwrap_err().reason, refusal);
+    }
+}
