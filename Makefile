@@ -32,7 +32,7 @@ demo: root build
 # DPDK's testpmd is an independent front-end; each of its libraries that is used is named. Guests are too heavy to run
 # side by side, so tests with guests run one after another. An ignored test would be a skipped one: there must be none.
 test: root build
-	@$(PACKAGES) openvswitch-switch dpdk librte-mempool-ring23 librte-net-virtio23 librte-net-vhost23
+	@$(PACKAGES) openvswitch-switch dpdk-dev librte-mempool-ring23 librte-net-virtio23 librte-net-vhost23
 	cargo test --release --locked --workspace --exclude vsteer-qemu-tests
 	cargo test --locked -p vsteer-qemu-tests -- --include-ignored --test-threads=1 --nocapture
 
