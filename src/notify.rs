@@ -73,6 +73,13 @@ impl Shutdown {
     }
 }
 
+/// Ends the process in good order, as SIGTERM does: its work is done.
+pub fn end() {
+    if let Err(error) = signal_hook::low_level::raise(SIGTERM) {
+        tracing::error!(%error, "the process cannot be ended");
+    }
+}
+
 impl Trigger {
     /// For a thread to hold: a panic of that thread pulls the trigger.
     pub fn vital(&self) -> Vital {

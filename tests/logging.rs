@@ -47,12 +47,21 @@ impl Switch {
         }
     }
 
-    /// A front-end that connects, asks for the features and goes.
+    /// A front-end that connects, says that the port is its own, asks for the features and goes.
     fn front_end_comes_and_goes(&self) {
+        const SET_OWNER: [u32; 3] = [3, 1, 0];
         const GET_FEATURES: [u32; 3] = [1, 1, 0];
         let mut front_end = UnixStream::connect(self.path("vm0")).unwrap();
         front_end.set_read_timeout(Some(LIMIT)).unwrap();
-        front_end.write_all(&GET_FEATURES.map(u32::to_ne_bytes).concat()).unwrap();
+        front_end
+            .write_all(
+                &[SET_OWNER, GET_FEATURES]
+                    .as_flattened()
+                    .iter()
+                    .flat_map(|word| word.to_ne_bytes())
+                    .collect::<Vec<_>>(),
+            )
+            .unwrap();
         front_end.read_exact(&mut [0; 20]).unwrap();
     }
 

@@ -22,7 +22,7 @@ use vsteer_switch::packet::{BURST, Burst, Frame, Offload, Tail};
 use vsteer_switch::port::PortId;
 use vsteer_vhost::net::features::OffloadOptions;
 use vsteer_vhost::net::port::{Scratch, VhostOptions, VhostPort};
-use vsteer_vhost::session::endpoint::Endpoint;
+use vsteer_vhost::session::endpoint::{Endpoint, Gone};
 use vsteer_vhost::session::server::Server;
 
 /// Guest-physical start of memory; front-end addresses are the same.
@@ -222,8 +222,8 @@ pub(crate) fn run(input: &[u8]) -> Outcome {
     let options = VhostOptions { queue_pairs: 1, offloads: OffloadOptions::default() };
     let port = Arc::new(VhostPort::new(PortId::ZERO, options));
     let (stream, far) = UnixStream::pair().expect("a socket pair");
-    let server =
-        Server::start("fuzz", Arc::clone(&port), Endpoint::Connected(far)).expect("a session thread");
+    let endpoint = Endpoint::Connected { stream: far, gone: Gone::new(|| {}) };
+    let server = Server::start("fuzz", Arc::clone(&port), endpoint).expect("a session thread");
     let memory = tempfile::tempfile().expect("a file for guest memory");
     memory.set_len(MEMORY_BYTES).expect("guest memory");
     let event = EventFd::new(EFD_NONBLOCK).expect("an event descriptor");

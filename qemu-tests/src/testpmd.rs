@@ -47,12 +47,29 @@ pub struct Testpmd {
 impl Testpmd {
     /// A virtio_user front-end on `socket`, its port started and forwarding stopped. `mode` is a testpmd forward mode.
     pub fn front_end(name: &str, socket: &Path, ring: Ring, mode: &str, folder: &Path) -> Result<Self> {
+        Testpmd::virtio_user(name, socket, ring, mode, folder, false)
+    }
+
+    /// The same with a socket that virtio_user listens on; back-ends come and go.
+    pub fn listening(name: &str, socket: &Path, ring: Ring, mode: &str, folder: &Path) -> Result<Self> {
+        Testpmd::virtio_user(name, socket, ring, mode, folder, true)
+    }
+
+    fn virtio_user(
+        name: &str,
+        socket: &Path,
+        ring: Ring,
+        mode: &str,
+        folder: &Path,
+        listens: bool,
+    ) -> Result<Self> {
         let device = format!(
-            "net_virtio_user0,path={},queues={},queue_size={},mrg_rxbuf={}",
+            "net_virtio_user0,path={},queues={},queue_size={},mrg_rxbuf={}{}",
             socket.display(),
             ring.queues,
             ring.size,
             u8::from(ring.mergeable),
+            if listens { ",server=1" } else { "" },
         );
         let queues = format!("--rxq={0} --txq={0} --rxd={1} --txd={1}", ring.queues, ring.size);
         Testpmd::start(name, &[device], &format!("{queues} --no-flush-rx --forward-mode={mode}"), folder)
@@ -91,7 +108,7 @@ impl Testpmd {
             .args(["--", "-i", "--nb-cores=1", "--total-num-mbufs=16384"])
             .args(options.split_whitespace());
         let log = unique_log(folder, name);
-        let process = Process::spawn(name, command, &log, None).context("needs Debian's package dpdk")?;
+        let process = Process::spawn(name, command, &log, None).context("needs Debian's package dpdk-dev")?;
         let mut testpmd = Testpmd { process, read: 0 };
         testpmd.answer("its prompt", START_LIMIT)?;
         Ok(testpmd)

@@ -1,8 +1,8 @@
 //! DPDK's virtio_user as front-end: every packet sent is delivered, or counted as dropped, exactly.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use vsteer_qemu_tests::failure::{Context, Result};
+use vsteer_qemu_tests::failure::{Context, Failure, Result};
 use vsteer_qemu_tests::group::Group;
 use vsteer_qemu_tests::testpmd::{Ring, Testpmd};
 use vsteer_qemu_tests::world::World;
@@ -24,6 +24,52 @@ fn every_packet_is_delivered_or_counted() -> Result<()> {
     let ring = Ring { queues: 1, size: 256, mergeable: true };
     group.step("frames of two segments", |world| flood(world, ring, "64,1200"));
     group.finish()
+}
+
+/// Restarts of the switch that a front-end has to live through.
+const RESTARTS: u32 = 100;
+
+/// The longest that packets may stay away: virtio_user notices at once that its back-end has gone, and the new switch
+/// connects as soon as it runs.
+const GAP_LIMIT: Duration = Duration::from_secs(5);
+
+#[test]
+fn front_ends_that_listen_live_through_restarts_of_the_switch() -> Result<()> {
+    let ports = ["from=vhost-user:{}/from.sock,mode=client", "to=vhost-user:{}/to.sock,mode=client"];
+    let mut world = World::start(&ports)?;
+    let folder = world.folder.path().to_owned();
+    let ring = Ring { queues: 1, size: 256, mergeable: true };
+    let mut receiver = Testpmd::listening("receiver", &world.socket("to"), ring, "rxonly", &folder)?;
+    let mut sender = Testpmd::listening("sender", &world.socket("from"), ring, "txonly", &folder)?;
+    receiver.command("start")?;
+    sender.command("start")?;
+    arrives(&mut world, &mut receiver).context("before any restart")?;
+    let mut gaps = Vec::new();
+    for round in 1..=RESTARTS {
+        world.switch.process().kill();
+        let killed = Instant::now();
+        world.switch.restart(&world.host)?;
+        let back = arrives(&mut world, &mut receiver).context(format!("restart {round}"))?;
+        gaps.push(back.duration_since(killed));
+    }
+    gaps.sort();
+    let longest = gaps[gaps.len() - 1];
+    println!("dpdk: {RESTARTS} restarts, gaps: median {:?}, longest {longest:?}", gaps[gaps.len() / 2]);
+    ensure!(longest <= GAP_LIMIT, "packets stayed away for {longest:?}");
+    Ok(())
+}
+
+/// Waits until the switch delivers, and the receiver receives, more than it did; when that was seen.
+fn arrives(world: &mut World, receiver: &mut Testpmd) -> Result<Instant> {
+    let wait = wait::until("packets to arrive", Duration::from_secs(30), || {
+        Ok((world.switch.counters("to")?.tx_pkts > 0).then(Instant::now))
+    });
+    let seen = wait.map_err(|failure| Failure::new(format!("{failure}\n{}", world.switch.diagnosis())))?;
+    let before = receiver.counters()?.received;
+    wait::until("the receiver to receive", Duration::from_secs(10), || {
+        Ok((receiver.counters()?.received > before).then_some(()))
+    })?;
+    Ok(seen)
 }
 
 /// Sends as fast as virtio_user can for a second, then accounts for every packet.

@@ -43,6 +43,7 @@ use vsteer_switch::counters::PortCounters;
 use vsteer_switch::egress::Finisher;
 use vsteer_switch::packet::Burst;
 use vsteer_switch::port::PortId;
+use vsteer_vhost::net::port::Rest;
 use vsteer_vhost::net::queue::KickPoller;
 
 use super::batch::Batch;
@@ -347,13 +348,12 @@ impl Driver {
         }
     }
 
-    /// Before a worker sleeps: has each of `assigned` end the sleep when a packet comes. True if one has packets already, or
-    /// cannot end a sleep, and the worker must not sleep.
-    pub fn arm(&self, assigned: QueueSet) -> bool {
+    /// Before a worker sleeps: has each of `assigned` end the sleep when a packet comes, and says how long it may sleep.
+    pub fn arm(&self, assigned: QueueSet) -> Rest {
         match self {
             Driver::VhostUser(guest) => guest.arm(assigned),
             // The descriptors are watched all the time.
-            Driver::Tap(_) => false,
+            Driver::Tap(_) => Rest::Long,
         }
     }
 

@@ -14,9 +14,9 @@ use vsteer_switch::egress::rss::rss_hash;
 use vsteer_switch::egress::{Finisher, OffloadCaps};
 use vsteer_switch::packet::{BURST, Burst, Frame};
 use vsteer_vhost::net::features::OffloadOptions;
-use vsteer_vhost::net::port::{Transmitter, VhostOptions, VhostPort};
+use vsteer_vhost::net::port::{Rest, Transmitter, VhostOptions, VhostPort};
 use vsteer_vhost::net::queue::KickPoller;
-use vsteer_vhost::session::endpoint::Endpoint;
+use vsteer_vhost::session::endpoint::{Endpoint, Gone};
 use vsteer_vhost::session::server::Server;
 
 use super::batch::{Batch, Sink};
@@ -28,6 +28,7 @@ use crate::config::error::Problem;
 use crate::config::inherited_socket::InheritedSocket;
 use crate::config::owner::{Owner, check_socket_path, parse_perm};
 use crate::config::words::{parse_choice, set_once};
+use crate::notify;
 use crate::socket_file::{SocketFile, SocketFileError};
 
 pub use vsteer_vhost::net::port::{Received, Scratch};
@@ -189,11 +190,8 @@ pub enum GuestError {
     /// The socket file cannot be had.
     #[error(transparent)]
     Socket(#[from] SocketFileError),
-    /// The system has no threads or descriptors left, or no folder for temporary files.
-    #[error(
-        "the session cannot be started: {0}; raise the limits of threads and open files, or set TMPDIR to a folder that \
-         can be written"
-    )]
+    /// The system has no threads or descriptors left.
+    #[error("the session cannot be started: {0}; raise the limits of threads and open files")]
     System(#[from] std::io::Error),
 }
 
@@ -228,7 +226,16 @@ pub(super) fn open(spec: &GuestSpec, port: &Identity<'_>) -> Result<Opened<Guest
 
 fn inherited_endpoint(socket: &InheritedSocket) -> std::io::Result<Endpoint> {
     let fd = socket.as_fd().try_clone_to_owned()?;
-    Ok(if socket.is_listening() { Endpoint::Listen(fd.into()) } else { Endpoint::Connected(fd.into()) })
+    if socket.is_listening() {
+        return Ok(Endpoint::Listen(fd.into()));
+    }
+    // Nobody else can ever connect: a switch that serves one VM has served it.
+    let number = socket.number();
+    let gone = Gone::new(move || {
+        tracing::info!("the VM behind --fd={number} has gone");
+        notify::end();
+    });
+    Ok(Endpoint::Connected { stream: fd.into(), gone })
 }
 
 // Data path: called by workers.
@@ -318,14 +325,10 @@ impl Guest {
         }
     }
 
-    /// Asks for kicks; true if a queue has work already.
-    pub(super) fn arm(&self, assigned: QueueSet) -> bool {
-        let mut pending = false;
-        for queue in self.live_queues(assigned).iter() {
-            // Every queue is asked, whatever the one before it said.
-            pending |= self.0.request_kick(queue);
-        }
-        pending
+    /// Asks for kicks.
+    pub(super) fn arm(&self, assigned: QueueSet) -> Rest {
+        // Every queue is asked, whatever the one before it said.
+        self.live_queues(assigned).iter().map(|queue| self.0.request_kick(queue)).min().unwrap_or(Rest::Long)
     }
 
     pub(super) fn resume(&self, assigned: QueueSet) {

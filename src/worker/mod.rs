@@ -33,6 +33,7 @@ use vsteer_switch::megaflow::Megaflow;
 use vsteer_switch::packet::Burst;
 use vsteer_switch::pipeline::{Context, Pipeline, PipelineConfig, PipelineStats};
 use vsteer_switch::port::PortId;
+use vsteer_vhost::net::port::Rest;
 use vsteer_vhost::net::queue::KickPoller;
 
 use self::clock::Clock;
@@ -53,6 +54,9 @@ use crate::topology::Topology;
 
 /// Longest sleep: how soon a worker looks around although nothing woke it.
 const MAX_SLEEP_MS: i32 = 1000;
+
+/// Longest sleep while a port cannot end it.
+const SHORT_SLEEP_MS: i32 = 1;
 
 /// How often the pipeline ranks and purges.
 const TICK: Duration = Duration::from_secs(1);
@@ -361,15 +365,15 @@ impl Worker {
     fn sleep(&mut self) {
         let topology = Arc::clone(&self.topology);
         let assigned = &topology.assignments[self.index];
-        let mut pending = false;
+        let mut rest = Rest::Long;
         for RxPort { port, queues } in assigned {
             // Every port is asked, whatever the one before it said.
-            pending |= port.driver.arm(*queues);
+            rest = rest.min(port.driver.arm(*queues));
         }
-        if !pending && self.shared.inbox.is_empty() {
+        if rest != Rest::None && self.shared.inbox.is_empty() {
             add(&self.shared.sleeps, 1);
             let asleep = self.clock.look();
-            self.shared.waker.sleep(MAX_SLEEP_MS);
+            self.shared.waker.sleep(if rest == Rest::Short { SHORT_SLEEP_MS } else { MAX_SLEEP_MS });
             self.idle.after_sleep(self.clock.look() - asleep);
             self.tick();
         }

@@ -7,11 +7,17 @@
 /// Guest memory as this process sees it: address translation, and writes into guest buffers.
 pub mod memory;
 
+/// A file of the front-end's in our address space: which files are taken.
+pub mod mapping;
+
 /// Survival of guest memory that shrinks after it was mapped.
 mod sigbus;
 
+/// Ends a write that would never end.
+mod watchdog;
+
 /// The log of pages that this back-end wrote, for live migration.
-pub mod dirty_log;
+mod dirty_log;
 
 /// Virtqueues: the split ring, descriptor chains, notifications.
 pub mod ring;

@@ -13,36 +13,31 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use vm_memory::{
-    GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
-};
+use arc_swap::ArcSwapOption;
 use vsteer_switch::packet::Segment;
 
-use crate::dirty_log::DirtyLog;
+use crate::dirty_log::LogMemory;
+use crate::mapping::{FileFault, Mapping};
 use crate::sigbus;
-
-/// Guest memory with our dirty log.
-pub type GuestMemory = GuestMemoryMmap<DirtyLog>;
 
 /// A guest-physical address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GuestAddr(pub u64);
 
+/// An address in the front-end's own address space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FrontendAddr(pub u64);
+
 /// Why a memory table cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MemoryFault {
-    /// The file behind a region ends before the region does; touching the rest would raise SIGBUS.
-    #[error(
-        "memory region at guest address {start:#x} wants {wanted} bytes of a file that has {present}: the front-end \
-         truncated its memfd"
-    )]
-    FileTooShort {
+    /// The file behind a region cannot be used.
+    #[error("memory region at guest address {start:#x} {fault}")]
+    File {
         /// Guest-physical start of the region.
         start: u64,
-        /// Bytes of the file that the region needs.
-        wanted: u64,
-        /// Bytes that the file has.
-        present: u64,
+        /// What is wrong with it.
+        fault: FileFault,
     },
     /// A region has no bytes, or wraps around the address space.
     #[error("memory region at guest address {start:#x} with {len} bytes is empty or wraps around")]
@@ -52,18 +47,48 @@ pub enum MemoryFault {
         /// Bytes in the region.
         len: u64,
     },
-    /// The file behind a region cannot be examined.
-    #[error("the file behind the memory region at guest address {start:#x} cannot be examined")]
-    NoFile {
+    /// Two regions have guest addresses in common.
+    #[error("memory region at guest address {start:#x} overlaps the one at {other:#x}")]
+    Overlap {
         /// Guest-physical start of the region.
         start: u64,
+        /// Guest-physical start of the region that was there before.
+        other: u64,
     },
+    /// A region that was never sent shall be removed.
+    #[error("memory region at guest address {start:#x} with {len} bytes is not there to be removed")]
+    Unknown {
+        /// Guest-physical start of the region.
+        start: u64,
+        /// Bytes in the region.
+        len: u64,
+    },
+    /// More regions than a front-end may have.
+    #[error("more than {MAX_REGIONS} memory regions")]
+    TooManySlots,
     /// All ports together map more regions than this process can watch.
     #[error("too many memory regions in all ports together; give the guests fewer, larger memory back-ends")]
     TooManyRegions,
 }
 
-/// One region of guest memory.
+/// Most regions of one front-end: what KVM and the kernel's vhost take.
+pub const MAX_REGIONS: usize = 509;
+
+/// A region as its front-end described it, and its memory.
+///
+/// # Invariants
+/// 1. `mapping` has `len` bytes; `start + len` and `frontend + len` do not overflow.
+#[derive(Debug)]
+pub(crate) struct SharedRegion {
+    pub(crate) start: GuestAddr,
+    pub(crate) len: u64,
+    pub(crate) frontend: FrontendAddr,
+    /// Where in its file it starts.
+    pub(crate) offset: u64,
+    pub(crate) mapping: Mapping,
+}
+
+/// One region of guest memory in a table.
 ///
 /// # Invariants
 /// 1. `host..host + len` is mapped readable and writable for as long as the table that holds the region.
@@ -73,28 +98,21 @@ struct Region {
     start: u64,
     len: u64,
     host: NonNull<u8>,
-    log: DirtyLog,
     _watch: sigbus::Watch,
+    /// After the watch, so that it is dropped later.
+    _shared: Arc<SharedRegion>,
 }
 
 impl Region {
-    fn new(region: &GuestRegionMmap<DirtyLog>, shrank: &Arc<AtomicBool>) -> Result<Self, MemoryFault> {
-        let (start, len) = (region.start_addr().0, region.len());
-        let bad = MemoryFault::BadRegion { start, len };
-        if len == 0 || start.checked_add(len).is_none() {
-            return Err(bad);
-        }
-        let offset = region.file_offset().ok_or(MemoryFault::NoFile { start })?;
-        let present = offset.file().metadata().map_err(|_| MemoryFault::NoFile { start })?.len();
-        let wanted = offset.start().checked_add(len).ok_or(bad)?;
-        if present < wanted {
-            return Err(MemoryFault::FileTooShort { start, wanted, present });
-        }
-        let host = region.get_host_address(MemoryRegionAddress(0)).map_err(|_| bad)?;
-        let host = NonNull::new(host).ok_or(bad)?;
-        let bytes = usize::try_from(len).map_err(|_| bad)?;
-        let watch = sigbus::Watch::new(host, bytes, Arc::clone(shrank)).ok_or(MemoryFault::TooManyRegions)?;
-        Ok(Self { start, len, host, log: region.bitmap(), _watch: watch })
+    fn new(shared: Arc<SharedRegion>, shrank: &Arc<AtomicBool>) -> Result<Self, MemoryFault> {
+        let watch = shared.mapping.watch(Arc::clone(shrank)).ok_or(MemoryFault::TooManyRegions)?;
+        Ok(Self {
+            start: shared.start.0,
+            len: shared.len,
+            host: shared.mapping.host(),
+            _watch: watch,
+            _shared: shared,
+        })
     }
 }
 
@@ -273,14 +291,14 @@ pub(crate) fn prefetch_to_write(ptr: *const u8) {
 /// A snapshot of a front-end's memory table.
 ///
 /// # Concurrency
-/// Immutable but for `shrank`, which the SIGBUS handler sets and rings read once per burst. The raw pointers in it point
-/// to shared mappings that `memory` keeps.
+/// Immutable but for `shrank`, which the SIGBUS handler sets and rings read once per burst, and `log`, which is replaced
+/// whole. The raw pointers in it point to shared mappings that the regions keep.
 #[derive(Debug)]
 pub struct RegionTable {
-    /// Sorted by `start`, without overlap (vm-memory refuses overlapping regions).
+    /// Sorted by `start`, without overlap.
     regions: Box<[Region]>,
     shrank: Arc<AtomicBool>,
-    memory: Arc<GuestMemory>,
+    log: ArcSwapOption<LogMemory>,
 }
 
 // SAFETY: the pointers are to memory that any thread may read and write through raw copies (see the head of the file).
@@ -289,16 +307,24 @@ unsafe impl Send for RegionTable {}
 unsafe impl Sync for RegionTable {}
 
 impl RegionTable {
-    /// Checks every region of `memory` and takes a snapshot.
+    /// A snapshot of `regions`, which do not overlap. What is written to them is marked in `log`.
     ///
     /// # Errors
-    /// The first region that cannot be used.
-    pub fn new(memory: Arc<GuestMemory>) -> Result<Self, MemoryFault> {
+    /// More regions than can be watched.
+    pub(crate) fn new(
+        regions: impl IntoIterator<Item = Arc<SharedRegion>>,
+        log: Option<Arc<LogMemory>>,
+    ) -> Result<Self, MemoryFault> {
         let shrank = Arc::new(AtomicBool::new(false));
         let mut regions =
-            memory.iter().map(|region| Region::new(region, &shrank)).collect::<Result<Vec<_>, _>>()?;
+            regions.into_iter().map(|region| Region::new(region, &shrank)).collect::<Result<Vec<_>, _>>()?;
         regions.sort_by_key(|region| region.start);
-        Ok(Self { regions: regions.into_boxed_slice(), shrank, memory })
+        Ok(Self { regions: regions.into_boxed_slice(), shrank, log: ArcSwapOption::new(log) })
+    }
+
+    /// No memory.
+    pub(crate) fn empty() -> Self {
+        Self { regions: Box::default(), shrank: Arc::default(), log: ArcSwapOption::empty() }
     }
 
     /// Number of regions.
@@ -347,19 +373,21 @@ impl RegionTable {
 
     /// Marks the first `len` bytes of `span` as written, for live migration.
     pub(crate) fn log_write(&self, span: &Span, len: usize) {
+        let Some(log) = &*self.log.load() else { return };
         let region = &self.regions[usize::from(span.region)];
         let offset = span.host.as_ptr() as usize - region.host.as_ptr() as usize;
-        if !region.log.mark(offset, len) {
+        if !log.mark(GuestAddr(region.start + offset as u64), len) {
             self.shrank.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Carries the dirty log of `old` over to the regions that have none: a front-end that changes its memory table while
-    /// it migrates need not send the log again.
-    pub(crate) fn adopt_log(&self, old: &RegionTable) {
-        let Some(log) = old.regions.iter().find_map(|region| region.log.memory()) else { return };
-        for region in self.memory.iter() {
-            region.bitmap().adopt(&log, region);
-        }
+    /// Marks in `log` from now on.
+    pub(crate) fn set_log(&self, log: Arc<LogMemory>) {
+        self.log.store(Some(log));
+    }
+
+    /// The guest address behind the last region: how far a log must reach.
+    pub(crate) fn end(&self) -> GuestAddr {
+        GuestAddr(self.regions.last().map_or(0, |region| region.start + region.len))
     }
 }

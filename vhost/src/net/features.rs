@@ -17,8 +17,11 @@ const VHOST_F_LOG_ALL: u32 = 26;
 /// `VIRTIO_F_ANY_LAYOUT`: headers and data may share descriptors, which our code never cared about.
 const VIRTIO_F_ANY_LAYOUT: u32 = 27;
 
-/// What every guest is offered whatever its options. The control queue itself stays with QEMU; the bits that depend on it
-/// must be offered here all the same, or QEMU hides them from the guest.
+/// What every guest is offered whatever its options.
+///
+/// QEMU serves the control queue itself and hides from its guest whatever of these bits a back-end does not offer, so they
+/// must be offered here. Front-ends that hand a guest's queues through as they are (user-mode Linux) get a control queue
+/// from us: see `control.rs`.
 const ALWAYS: &[u32] = &[
     VIRTIO_NET_F_MTU,
     VIRTIO_NET_F_MRG_RXBUF,
@@ -67,7 +70,28 @@ impl Default for OffloadOptions {
     }
 }
 
-/// The virtio features that a port offers.
+/// What only means something where the front-end keeps the device's configuration itself, as QEMU does: an MTU that an
+/// operator gave it, and a status by which it asks the guest to announce itself.
+const OF_OWN_CONFIGURATION: &[u32] = &[VIRTIO_NET_F_MTU, VIRTIO_NET_F_GUEST_ANNOUNCE];
+
+/// Who keeps the configuration space that the guest's driver reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Configuration {
+    /// The front-end. QEMU complains when a network back-end offers one of its own.
+    Own,
+    /// We, if the front-end asks.
+    Ours,
+}
+
+/// The virtio features that a front-end is told of.
+pub(crate) fn told(options: OffloadOptions, configuration: Configuration) -> u64 {
+    match configuration {
+        Configuration::Own => offered(options),
+        Configuration::Ours => offered(options) & !bits(OF_OWN_CONFIGURATION),
+    }
+}
+
+/// The virtio features that a port takes.
 pub(crate) fn offered(options: OffloadOptions) -> u64 {
     let mut features = bits(ALWAYS) | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
     if options.checksum {
@@ -79,15 +103,19 @@ pub(crate) fn offered(options: OffloadOptions) -> u64 {
     features
 }
 
-/// The protocol features that a port offers.
+/// The protocol features that a front-end is told of.
 ///
-/// Without RESET_DEVICE, whose effect the daemon overdoes (it forgets the negotiated features, which QEMU does not repeat
-/// before it enables rings): a guest's reset stops the rings one by one, which is all there is to reset.
-pub(crate) fn offered_protocol() -> VhostUserProtocolFeatures {
-    VhostUserProtocolFeatures::MQ
+/// Without RESET_DEVICE: a guest's reset stops the rings one by one, which is all there is to reset.
+pub(crate) fn told_protocol(configuration: Configuration) -> VhostUserProtocolFeatures {
+    let always = VhostUserProtocolFeatures::MQ
         | VhostUserProtocolFeatures::LOG_SHMFD
+        | VhostUserProtocolFeatures::RARP
         | VhostUserProtocolFeatures::REPLY_ACK
-        | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+        | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+    match configuration {
+        Configuration::Own => always,
+        Configuration::Ours => always | VhostUserProtocolFeatures::CONFIG,
+    }
 }
 
 /// The features that a front-end acknowledged.
@@ -97,6 +125,21 @@ pub struct Negotiated(pub u64);
 impl Negotiated {
     fn has(self, feature: u32) -> bool {
         self.0 >> feature & 1 != 0
+    }
+
+    /// The front-end enables rings by a message; otherwise they start enabled.
+    pub(crate) fn rings_start_disabled(self) -> bool {
+        self.0 & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() != 0
+    }
+
+    /// The guest's driver has a control queue.
+    pub(crate) fn control_queue(self) -> bool {
+        self.has(VIRTIO_NET_F_CTRL_VQ)
+    }
+
+    /// The guest's driver knows of several queue pairs.
+    pub(crate) fn multiqueue(self) -> bool {
+        self.has(VIRTIO_NET_F_MQ)
     }
 
     /// Receive buffers can be merged for one frame.

@@ -15,6 +15,15 @@ mod dequeue;
 /// Frames to receiveq.
 mod enqueue;
 
+/// How the other side is told of used buffers and broken rings.
+pub(crate) mod notifier;
+
+/// The frame by which the switch learns that a guest is at another port now.
+pub(crate) mod announcement;
+
+/// What a guest's driver asks of its device by the control queue.
+pub(crate) mod control;
+
 /// One virtqueue under its lock.
 pub mod queue;
 

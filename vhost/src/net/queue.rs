@@ -4,18 +4,19 @@
 //! Workers and the session thread share a queue through one mutex. A worker takes it once per burst and holds it until the
 //! burst has left the switch, so whatever the session thread changes under it (memory, addresses, descriptors) never
 //! changes under a burst. A worker that receives, or looks at the queue it will serve next, only tries the lock and skips the
-//! queue when it is taken. Lock order: at most one transmitq, then at most one receiveq.
-
-#![allow(unsafe_code, reason = "fcntl on a descriptor that the front-end sent")]
+//! queue when it is taken. Lock order: at most one transmitq, then at most one receiveq. Nothing that can wait for a
+//! front-end is done under the lock: descriptors that it sent are examined and closed by the session thread, outside.
 
 use std::fmt;
 use std::fs::File;
-use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::announcement::Announcement;
+use super::notifier::Notifier;
 use crate::ring::SplitRing;
 
 /// Wakes the worker that polls a transmitq. The root implements it over epoll.
@@ -35,31 +36,6 @@ pub fn same_poller(one: &Arc<dyn KickPoller>, other: &Arc<dyn KickPoller>) -> bo
     std::ptr::addr_eq(Arc::as_ptr(one), Arc::as_ptr(other))
 }
 
-/// An event descriptor that the front-end sent for us to write to.
-#[derive(Debug)]
-pub(crate) struct Notifier(File);
-
-impl Notifier {
-    /// Takes `file`, and keeps it from blocking the writer. A regular file is no event descriptor, and a write to it can
-    /// block whatever its flags say: `None`.
-    pub(crate) fn new(file: File) -> Option<Self> {
-        if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-            return None;
-        }
-        // SAFETY: the descriptor is open, and F_GETFL takes no argument.
-        let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
-        // SAFETY: the descriptor is open; F_SETFL takes an int. A failure leaves the flags as they were.
-        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags.max(0) | libc::O_NONBLOCK) };
-        Some(Self(file))
-    }
-
-    /// Tells the other side. A full counter means that it was told already; a closed one that nobody listens.
-    #[inline]
-    pub(crate) fn notify(&self) {
-        let _ = (&self.0).write(&1u64.to_ne_bytes());
-    }
-}
-
 /// A virtqueue.
 #[derive(Debug, Default)]
 pub(crate) struct Queue(pub(crate) Mutex<QueueState>);
@@ -77,6 +53,12 @@ pub(crate) struct QueueState {
     pub(crate) call: Option<Notifier>,
     /// Tells the front-end that the ring broke.
     pub(crate) error: Option<Notifier>,
+    /// A receiveq: the guest posts buffers here.
+    pub(crate) is_taking: bool,
+    /// A receiveq: since when every batch found no buffer.
+    pub(crate) starved_since: Option<Instant>,
+    /// A transmitq: what the switch shall receive as if the guest had sent it.
+    pub(crate) announcement: Option<Announcement>,
     kick: Option<File>,
     poller: Option<Arc<dyn KickPoller>>,
 }
@@ -97,11 +79,12 @@ impl QueueState {
         self.ring.as_mut().filter(|_| self.enabled)
     }
 
-    /// Replaces the kick descriptor.
-    pub(crate) fn set_kick(&mut self, kick: Option<File>) {
+    /// Replaces the kick descriptor, and returns the old one for the caller to close without the lock.
+    pub(crate) fn set_kick(&mut self, kick: Option<File>) -> Option<File> {
         self.unwatch();
-        self.kick = kick;
+        let old = std::mem::replace(&mut self.kick, kick);
         self.watch();
+        old
     }
 
     /// Hands the queue to a worker, whoever had it.
@@ -121,7 +104,7 @@ impl QueueState {
         }
     }
 
-    /// Whether the guest can tell us of packets. It cannot where its descriptor could not be duplicated.
+    /// Whether the guest can tell us of packets. It cannot where its front-end sent no descriptor that can be waited for.
     pub(crate) fn can_be_kicked(&self) -> bool {
         self.kick.is_some()
     }

@@ -53,9 +53,26 @@ impl<'a> ChainReader<'a> {
     /// The first rule that the chain breaks.
     #[inline]
     pub(crate) fn for_each(
-        mut self,
+        self,
         access: Access,
         mut each: impl FnMut(Span) -> bool,
+    ) -> Result<(), RingFault> {
+        self.walk(Some(access), |span, _| each(span))
+    }
+
+    /// The same for a chain whose pieces go in both directions; `each` learns in which.
+    ///
+    /// # Errors
+    /// The first rule that the chain breaks.
+    pub(crate) fn for_each_of_both(self, each: impl FnMut(Span, Access) -> bool) -> Result<(), RingFault> {
+        self.walk(None, each)
+    }
+
+    #[inline]
+    fn walk(
+        mut self,
+        only: Option<Access>,
+        mut each: impl FnMut(Span, Access) -> bool,
     ) -> Result<(), RingFault> {
         // Bound: `budget` descriptors; each gives at most one piece per memory region it touches, and it advances in each.
         while let Some(descriptor) = self.next {
@@ -63,10 +80,11 @@ impl<'a> ChainReader<'a> {
                 self.enter_indirect(&descriptor)?;
                 continue;
             }
-            if descriptor.is_writable() != (access == Access::Write) {
+            let access = if descriptor.is_writable() { Access::Write } else { Access::Read };
+            if only.is_some_and(|only| only != access) {
                 return Err(RingFault::WrongDirection { addr: descriptor.addr });
             }
-            if !self.pieces(&descriptor, &mut each)? {
+            if !self.pieces(&descriptor, &mut |span| each(span, access))? {
                 return Ok(());
             }
             self.next = self.follow(&descriptor)?;

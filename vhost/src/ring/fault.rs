@@ -40,6 +40,16 @@ pub enum RingFault {
         /// Its guest-physical address.
         addr: u64,
     },
+    /// A part of the ring is in no memory region that the front-end shares.
+    #[error(
+        "the {part} at front-end address {addr:#x} lies in no memory region; the queue waits for one that has it"
+    )]
+    RingUnmapped {
+        /// Which part.
+        part: RingPart,
+        /// Its address in the front-end's own address space.
+        addr: u64,
+    },
     /// A part of the ring is not aligned as virtio 1.3 §2.7 asks.
     #[error("the {part} at guest address {addr:#x} is not aligned")]
     RingMisaligned {

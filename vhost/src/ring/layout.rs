@@ -42,7 +42,7 @@ impl Descriptor {
     }
 }
 
-/// What the front-end said of a ring.
+/// Where a ring lies in guest memory, from what the front-end said of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RingSetup {
     pub(crate) size: u16,

@@ -48,24 +48,28 @@ pub(crate) struct RingFeatures {
 }
 
 impl SplitRing {
-    /// A ring whose buffers are used for `access` and which goes on where `next_avail` says, with nothing in flight.
+    /// A ring whose buffers are used for `access` and which goes on at its used index, with nothing in flight.
+    ///
+    /// The front-end sends a base of its own (vhost-user SET_VRING_BASE), which is the used index wherever every buffer is
+    /// given back in order before a ring stops, as here. Where it is not, it is a front-end's guess: zero after the back-end
+    /// died (DPDK's virtio_user), or the available index. The used index lies in guest memory and outlives back-ends: what
+    /// is below it was served, and what is above it was not, or the guest never learned that it was. DPDK's vhost library
+    /// goes by it too, and so does libvhost-user for devices that serve in order.
     pub(crate) fn new(
         setup: RingSetup,
         memory: Arc<RegionTable>,
         access: Access,
         features: RingFeatures,
-        next_avail: u16,
     ) -> Result<Self, RingFault> {
         let layout = RingLayout::new(&setup, memory)?;
-        // The used ring is in guest memory and outlives us; a fresh one is zero like the base.
-        let next_used = layout.used_idx();
+        let start = layout.used_idx();
         Ok(Self {
             layout,
             setup,
-            next_avail,
-            next_used,
+            next_avail: start,
+            next_used: start,
             staged: 0,
-            seen_avail: next_avail,
+            seen_avail: start,
             ahead: Ahead::new(),
             access,
             calls: CallState::default(),
@@ -73,17 +77,12 @@ impl SplitRing {
         })
     }
 
-    /// The same ring over a new memory table, or at new addresses.
-    pub(crate) fn relocate(&mut self, setup: RingSetup, memory: Arc<RegionTable>) -> Result<(), RingFault> {
-        self.layout = RingLayout::new(&setup, memory)?;
-        self.setup = setup;
+    /// The same ring over a new memory table.
+    pub(crate) fn relocate(&mut self, memory: Arc<RegionTable>) -> Result<(), RingFault> {
+        self.layout = RingLayout::new(&self.setup, memory)?;
         self.seen_avail = self.next_avail.wrapping_add(self.staged);
         self.ahead.forget();
         Ok(())
-    }
-
-    pub(crate) fn setup(&self) -> RingSetup {
-        self.setup
     }
 
     pub(crate) fn set_features(&mut self, features: RingFeatures) {

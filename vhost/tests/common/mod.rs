@@ -52,7 +52,7 @@ pub(crate) const INDIRECT: u16 = 4;
 pub(crate) const FRONTEND_BASE: u64 = 0x7000_0000_0000;
 
 /// How long a test waits for what another thread does.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -156,6 +156,16 @@ impl Memory {
         self.alloc_in(0, len, align)
     }
 
+    /// The same memory, copied into other files.
+    pub(crate) fn copied(&self) -> Self {
+        let mut copy = Self::new(&self.regions);
+        copy.cursors.clone_from(&self.cursors);
+        for &(start, len) in &self.regions {
+            copy.write(start, &self.read(start, len as usize));
+        }
+        copy
+    }
+
     pub(crate) fn write(&self, addr: u64, bytes: &[u8]) {
         self.map.write_slice(bytes, GuestAddress(addr)).unwrap();
     }
@@ -257,6 +267,17 @@ impl DriverQueue {
         self.chains.insert(head, indices);
         self.offer(memory, head);
         head
+    }
+
+    /// Offers a chain of a piece to be read and one to be written.
+    pub(crate) fn post_both(&mut self, memory: &Memory, read: (u64, u32), write: (u64, u32)) {
+        let at = self.free.len() - 2;
+        let indices = self.free.split_off(at);
+        self.describe(memory, indices[0], read.0, read.1, NEXT, indices[1]);
+        self.describe(memory, indices[1], write.0, write.1, WRITE, 0);
+        let head = indices[0];
+        self.chains.insert(head, indices);
+        self.offer(memory, head);
     }
 
     /// Offers a chain of `pieces` by an indirect table at `table`.
@@ -415,11 +436,27 @@ impl MockGuest {
         frontend.set_protocol_features(protocol & wanted_protocol()).unwrap();
         frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         frontend.set_features(config.features | PROTOCOL_FEATURES).unwrap();
+        Self::silent(frontend, config)
+    }
+
+    /// A guest whose front-end says nothing by itself.
+    pub(crate) fn silent(frontend: Frontend, config: &Config) -> Self {
         let mut memory = Memory::new(&config.regions);
         let queues =
             (0..2 * config.pairs).map(|i| DriverQueue::new(&mut memory, i, config.queue_size)).collect();
         let scratch = memory.alloc(0, 4096);
         Self { frontend, memory, queues, config: config.clone(), scratch }
+    }
+
+    /// The front-end's connection, to say more by it.
+    pub(crate) fn stream(&self) -> UnixStream {
+        // SAFETY: duplicates a descriptor that the front-end keeps open.
+        let copy = unsafe { libc::dup(self.frontend.as_raw_fd()) };
+        assert!(copy >= 0, "dup");
+        // SAFETY: the copy was just made and belongs to nobody else.
+        let stream = unsafe { UnixStream::from_raw_fd(copy) };
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
     }
 
     pub(crate) fn send_memory(&mut self) {
@@ -766,6 +803,10 @@ pub(crate) mod code {
     pub(crate) const GET_QUEUE_NUM: u32 = 17;
     pub(crate) const SET_VRING_ENABLE: u32 = 18;
     pub(crate) const SEND_RARP: u32 = 19;
+    pub(crate) const NET_SET_MTU: u32 = 20;
+    pub(crate) const IOTLB_MSG: u32 = 22;
+    pub(crate) const SET_VRING_ENDIAN: u32 = 23;
+    pub(crate) const GET_CONFIG: u32 = 24;
     pub(crate) const GET_MAX_MEM_SLOTS: u32 = 36;
     pub(crate) const ADD_MEM_REG: u32 = 37;
     pub(crate) const REM_MEM_REG: u32 = 38;
@@ -815,6 +856,25 @@ impl RawFrontend {
 
     pub(crate) fn send(&self, code: u32, body: &[u8], fds: &[RawFd]) {
         self.send_bytes(&message(code, body), fds);
+    }
+
+    /// Reads the answer to a message and returns its body.
+    pub(crate) fn answer(&self, code: u32) -> Vec<u8> {
+        let mut header = [0; 12];
+        (&self.0).read_exact(&mut header).unwrap();
+        let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap());
+        assert_eq!((word(0), word(4)), (code, 5), "an answer to the message");
+        let mut body = vec![0; word(8) as usize];
+        (&self.0).read_exact(&mut body).unwrap();
+        body
+    }
+
+    /// Sends a message and waits to be told that it was served.
+    pub(crate) fn acknowledged(&self, code: u32, body: &[u8], fds: &[RawFd]) {
+        let mut bytes = message(code, body);
+        bytes[4] |= 8;
+        self.send_bytes(&bytes, fds);
+        assert_eq!(self.answer(code), [0; 8]);
     }
 
     /// Asks for the features and waits for the answer: every message before it was served.
