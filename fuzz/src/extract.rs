@@ -11,12 +11,13 @@ use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::edit::vlan::{outer_vlan, pop_vlan, push_vlan, set_vlan};
 use vsteer_switch::egress::rss::rss_hash;
 use vsteer_switch::egress::{Finisher, MAX_SEGMENTS, OffloadCaps};
-use vsteer_switch::flow::extract::extract;
+use vsteer_switch::flow::extract::{Unread, extract, extract_at};
 use vsteer_switch::flow::key::{Depth, FlowKey};
 use vsteer_switch::packet::{Burst, Checksum, Frame, GsoKind, MAX_FRAME_BYTES, Offload, Packet, Segment};
 use vsteer_switch::port::PortId;
-use vsteer_switch::wire::layers::Layers;
-use vsteer_switch::wire::vlan::VlanTag;
+use vsteer_switch::wire::layers::{IpVersion, Layers};
+use vsteer_switch::wire::vlan::{VlanLimit, VlanTag};
+use vsteer_switch::wire::{Extent, Missing};
 
 const CONTROL_BYTES: usize = 18;
 
@@ -54,9 +55,11 @@ pub(crate) fn run(input: &[u8]) -> Outcome {
         .collect();
     let mut burst = Burst::new();
     let offload = offload(control);
-    burst.push(PortId::new(u16::from(control[3])).unwrap_or_default(), offload, &segments);
+    let in_port = PortId::new(u16::from(control[3])).unwrap_or_default();
+    burst.push(in_port, offload, &segments);
 
-    check_depths(&burst.packets()[0]);
+    let limit = if control[4] & 0x80 == 0 { VlanLimit::One } else { VlanLimit::Two };
+    check_depths(frame, in_port, offload, &segments, limit);
     check_layers(&burst.frame(0));
     let before = bytes_of(&burst.frame(0));
     assert_eq!(before, frame);
@@ -142,30 +145,57 @@ fn bytes_of(frame: &Frame<'_>) -> Vec<u8> {
     bytes
 }
 
-/// Depths agree on the words they share and leave the others alone.
-fn check_depths(packet: &Packet) {
+/// Depths agree on the words they share and leave the others alone, and a head that is long from the start says the same
+/// as one that had to be extended.
+fn check_depths(frame: &[u8], in_port: PortId, offload: Offload, segments: &[Segment], limit: VlanLimit) {
     let key_at = |depth| {
         let mut key = FlowKey::default();
         key.words_mut()[..Depth::Transport.words()].fill(u64::MAX);
-        extract(packet, depth, &mut key);
-        key
+        let mut burst = Burst::new();
+        burst.push(in_port, offload, segments);
+        let result = extract_at(&mut burst, 0, limit, depth, &mut key).map(|()| key);
+        assert_eq!(bytes_of(&burst.frame(0)), frame);
+        result
     };
     let full = key_at(Depth::Transport);
     for depth in [Depth::Link, Depth::Network] {
-        let key = key_at(depth);
+        let (Ok(key), Ok(full)) = (key_at(depth), full) else {
+            assert!(full.is_err(), "less was read, so less can be wrong");
+            continue;
+        };
         let (filled, deeper) = key.words()[..Depth::Transport.words()].split_at(depth.words());
         assert_eq!(filled, &full.words()[..depth.words()]);
         assert!(deeper.iter().all(|&word| word == u64::MAX));
     }
-    assert_eq!((full.reserved1, full.reserved2, full.reserved3), (0, 0, 0));
+    let mut whole = Packet::of_bytes(in_port, frame, frame.len());
+    whole.offload = offload;
+    let mut key = FlowKey::default();
+    match (full, extract(&whole, limit, Depth::Transport, &mut key)) {
+        (Ok(full), found) => {
+            assert_eq!((found, key), (Ok(()), full));
+            assert_eq!((full.reserved1, full.reserved2, full.reserved3), (0, 0, 0));
+        }
+        (Err(DropReason::FrameTooShort), found) => assert_eq!(found, Err(Unread::FrameTooShort)),
+        (Err(reason), found) => {
+            assert_eq!((reason, found), (DropReason::BadOffload, Err(Unread::BadOffload)));
+            assert!(matches!(offload.checksum, Checksum::Partial { .. }));
+        }
+    }
 }
 
 fn check_layers(frame: &Frame<'_>) {
-    if let Some(layers) = Layers::locate(frame.head, frame.len()) {
-        assert!(
-            layers.network <= layers.transport && layers.transport <= layers.end && layers.end <= frame.len()
-        );
-        assert!(layers.transport_bytes(frame.head).len() <= frame.head.len());
+    match Layers::locate(frame.head, frame.extent()) {
+        Ok(layers) => {
+            assert!(
+                layers.network <= layers.transport
+                    && layers.transport <= layers.end
+                    && layers.end <= frame.len()
+            );
+            assert!(layers.transport_bytes(frame.head).len() <= frame.head.len());
+            assert_eq!(Layers::locate(&bytes_of(frame), frame.extent()), Ok(layers));
+        }
+        Err(Missing::Beyond) => assert!(!frame.tail.is_empty()),
+        Err(Missing::Malformed) => {}
     }
 }
 
@@ -220,7 +250,7 @@ fn check_egress(frame: &Frame<'_>, caps: OffloadCaps, max_frame_bytes: u16) -> O
     assert_eq!(bytes_of(frame), original, "the frame itself is never written");
     if let Err(reason) = result {
         assert!(emitted.is_empty(), "{reason:?} was found before anything left");
-        assert!(matches!(reason, DropReason::BadOffload | DropReason::HeadersTooLong | DropReason::TooLong));
+        assert!(matches!(reason, DropReason::BadOffload | DropReason::TooLong));
         return Outcome::Refused(reason);
     }
     assert!((1..=MAX_SEGMENTS).contains(&emitted.len()));
@@ -253,16 +283,17 @@ fn check_egress(frame: &Frame<'_>, caps: OffloadCaps, max_frame_bytes: u16) -> O
 
 /// The segments carry the payload once and in order, each under a right checksum or with the order to compute it.
 fn check_segments(original: &[u8], emitted: &[(Vec<u8>, Offload)], gso_size: usize) {
-    let layers = Layers::locate(original, original.len()).expect("only IP is segmented");
+    let extent = Extent { is_tcp_gso: true, ..Extent::of(original.len()) };
+    let layers = Layers::locate(original, extent).expect("only IP is segmented");
     let headers = layers.transport + usize::from(original[layers.transport + 12] >> 4) * 4;
     let mut payload = Vec::<u8>::new();
     for (index, (bytes, offload)) in emitted.iter().enumerate() {
-        let here = Layers::locate(bytes, bytes.len()).expect("segments are well-formed");
+        let here = Layers::locate(bytes, Extent::of(bytes.len())).expect("segments are well-formed");
         assert_eq!((here.transport, here.end), (layers.transport, bytes.len()));
         assert!(bytes.len() == headers + gso_size || index + 1 == emitted.len());
         if !matches!(offload.checksum, Checksum::Partial { .. }) {
             let network = &bytes[layers.network..];
-            let addresses = if network[0] >> 4 == 4 { &network[12..20] } else { &network[8..40] };
+            let addresses = if here.version == IpVersion::V4 { &network[12..20] } else { &network[8..40] };
             let len = u32::try_from(bytes.len() - layers.transport).expect("shorter than a frame");
             let pseudo = naive_sum(naive_sum(len, addresses), &[0, 6]);
             assert_eq!(naive_sum(pseudo, &bytes[layers.transport..]), 0xffff);

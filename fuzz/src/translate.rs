@@ -17,7 +17,7 @@ use vsteer_switch::bridge::fdb::Fdb;
 use vsteer_switch::bridge::mirror::{Mirror, MirroredPorts};
 use vsteer_switch::bridge::vlan::VlanMode;
 use vsteer_switch::drop_reason::DropReason;
-use vsteer_switch::flow::extract::extract;
+use vsteer_switch::flow::extract::extract_at;
 use vsteer_switch::flow::key::{Depth, FlowKey};
 use vsteer_switch::megaflow::Megaflow;
 use vsteer_switch::packet::{Burst, Checksum, Frame, Offload, Segment};
@@ -32,7 +32,7 @@ use vsteer_switch::rule::port::RulePort;
 use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::slow_path::{Translation, translate};
 use vsteer_switch::state::SwitchState;
-use vsteer_switch::wire::vlan::VlanId;
+use vsteer_switch::wire::vlan::{VlanId, VlanLimit};
 
 const MOST_RULES: usize = 12;
 const RULE_BYTES: usize = 14;
@@ -126,9 +126,11 @@ pub(crate) fn run(input: &[u8]) -> Outcome {
     let mut burst = Burst::new();
     fill(&mut burst);
     let mut key = FlowKey::default();
-    extract(&burst.packets()[0], Depth::Transport, &mut key);
-    let translation = translate(&key, &state, &mut ());
-    check_mask(&key, &translation, &state, u16::from_le_bytes([control[5], control[6]]));
+    let extracted = extract_at(&mut burst, 0, config.vlan_limit(), Depth::Transport, &mut key);
+    let translation = extracted.map(|()| translate(&key, &state, &mut ()));
+    if let Ok(translation) = &translation {
+        check_mask(&key, translation, &state, u16::from_le_bytes([control[5], control[6]]));
+    }
 
     let mut pipeline = Pipeline::new(PipelineConfig { exact_match_entries: 64, ..PipelineConfig::default() });
     let cx = Context {
@@ -144,7 +146,18 @@ pub(crate) fn run(input: &[u8]) -> Outcome {
         check_frames(&seen, frame.len());
         assert_eq!(first.get_or_insert_with(|| clone(&seen)), &seen, "caches decide like the slow path");
     }
-    match &translation.verdict {
+    let verdict = match &translation {
+        Ok(translation) => &translation.verdict,
+        Err(reason) => {
+            assert_eq!(
+                first.map(|seen| seen.dropped),
+                Some(vec![(in_port, *reason, 1)]),
+                "nothing else became of it"
+            );
+            return Outcome::Dropped(*reason);
+        }
+    };
+    match verdict {
         Verdict::Drop(reason) => Outcome::Dropped(*reason),
         Verdict::Forward(actions) if actions.iter().any(|action| matches!(action, Action::Rewrite(_))) => {
             Outcome::Rewritten
@@ -203,7 +216,10 @@ fn config(choice: u8) -> SwitchConfig {
         vlans: Box::default(),
         output: port(5),
     };
-    let config = SwitchConfig::new(1, ports).with_local((choice & 0x40 == 0).then(|| port(4)));
+    let vlan_limit = if choice & 0x20 != 0 { VlanLimit::Two } else { VlanLimit::One };
+    let config = SwitchConfig::new(1, ports)
+        .with_local((choice & 0x40 == 0).then(|| port(4)))
+        .with_vlan_limit(vlan_limit);
     if choice & 0x80 != 0 { config.with_mirrors([mirror]) } else { config }
 }
 

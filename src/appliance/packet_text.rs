@@ -8,11 +8,13 @@ use vsteer_switch::port::PortId;
 use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::matching::Match;
 use vsteer_switch::rule::text::{self, PortNames};
+use vsteer_switch::wire::vlan::VlanLimit;
 
-/// The key of a packet that starts with `bytes`, filled to the last depth.
-pub(super) fn key_of(in_port: u32, bytes: &[u8]) -> FlowKey {
+/// The key of a packet of `len` bytes that starts with `bytes`, filled as far as these hold its headers.
+pub(super) fn key_of(in_port: u32, bytes: &[u8], len: usize, limit: VlanLimit) -> FlowKey {
     let mut key = FlowKey::default();
-    extract(&Packet::of_bytes(PortId::ZERO, bytes), Depth::Transport, &mut key);
+    // What lies beyond the bytes is left out.
+    let _ = extract(&Packet::of_bytes(PortId::ZERO, bytes, len), limit, Depth::Transport, &mut key);
     FlowKey { in_port, ..key }
 }
 

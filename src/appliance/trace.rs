@@ -10,7 +10,7 @@ use vsteer_switch::action::{Action, Verdict};
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::flow::fields::{FROM_LOCAL, Fields};
 use vsteer_switch::flow::key::FlowKey;
-use vsteer_switch::packet::MAX_FRAME_BYTES;
+use vsteer_switch::packet::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
 use vsteer_switch::port::PortId;
 use vsteer_switch::rule::action::RuleAction;
 use vsteer_switch::rule::entry::Rule;
@@ -28,9 +28,6 @@ use crate::flow_text::{mac_text, match_text, verdict_text};
 use crate::port::report::{DriverStatus, Link};
 use crate::port_numbers::PortNumbers;
 use crate::topology::Topology;
-
-/// An Ethernet header: what a packet must have to be looked at.
-const MIN_FRAME_BYTES: usize = 14;
 
 /// Most bytes of a trace's steps: rules that resubmit in circles could make gigabytes of them.
 const MAX_STEPS_BYTES: usize = 1024 * 1024;
@@ -115,7 +112,10 @@ impl Appliance {
                 )));
             }
             Some(bytes) if bytes.len() < MIN_FRAME_BYTES => return Ok(too_short(bytes.len())),
-            Some(bytes) => Fields { key: key_of(fields.key.in_port, bytes), ..fields },
+            Some(bytes) => {
+                let limit = topology.switch.vlan_limit();
+                Fields { key: key_of(fields.key.in_port, bytes, bytes.len(), limit), ..fields }
+            }
         };
         Ok(self.trace_fields(&fields, &topology))
     }

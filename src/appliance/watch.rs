@@ -170,7 +170,9 @@ impl PuntWatch {
 
 fn punt_report(punted: &Punted, fabric: &Fabric, zero_us: u64) -> PuntReport {
     let topology = fabric.topology.load();
-    let fields = Fields::of_packet(key_of(punted.in_port.number().into(), punted.bytes()));
+    let limit = topology.switch.vlan_limit();
+    let in_port = punted.in_port.number().into();
+    let fields = Fields::of_packet(key_of(in_port, punted.bytes(), punted.len, limit));
     PuntReport {
         time_us: zero_us + punted.at_ms * 1000,
         in_port: topology.numbers.name(punted.in_port).unwrap_or("?").to_owned(),

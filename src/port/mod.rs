@@ -41,7 +41,8 @@ use vsteer_switch::bridge::vlan::{VlanMode, VlanSet};
 use vsteer_switch::counters::PortCounters;
 use vsteer_switch::packet::Burst;
 use vsteer_switch::port::PortId;
-use vsteer_switch::wire::vlan::VlanId;
+use vsteer_switch::wire::ethernet;
+use vsteer_switch::wire::vlan::{TAG_LEN, VlanId};
 
 use self::batch::Batch;
 use self::driver::{Driver, Identity, Keeper, OpenError, Opened, Received, Scratch};
@@ -49,7 +50,7 @@ use self::report::{CounterSums, PortReport};
 use crate::config::{PortSpec, VlanSpec};
 
 /// Bytes of a link-layer header: Ethernet with two VLAN tags.
-const LINK_HEADER_BYTES: usize = 14 + 8;
+const LINK_HEADER_BYTES: usize = ethernet::HEADER_LEN + 2 * TAG_LEN;
 
 /// Longest frame of a port without an MTU of its own: jumbo frames with two tags.
 const DEFAULT_MAX_FRAME_BYTES: usize = 9000 + LINK_HEADER_BYTES;

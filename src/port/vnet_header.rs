@@ -11,12 +11,10 @@
 use std::fmt;
 
 use vsteer_switch::packet::{Checksum, GsoKind, Offload};
+use vsteer_switch::wire::ethernet;
 
 /// Bytes of a header, with the count of merged buffers that virtio 1 always has.
 pub const LEN: usize = 12;
-
-/// Bytes of the shortest frame that can have something to sum: an Ethernet header.
-const ETHERNET_HEADER_LEN: u16 = 14;
 
 const F_NEEDS_CSUM: u8 = 1;
 const F_DATA_VALID: u8 = 2;
@@ -72,7 +70,7 @@ pub fn decode(header: &[u8; LEN], frame_len: usize) -> Result<Offload, BadVnetHe
     let checksum = if flags & F_NEEDS_CSUM != 0 {
         let (start, offset) = (u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([o0, o1]));
         let end = usize::from(start) + usize::from(offset) + size_of::<u16>();
-        if start < ETHERNET_HEADER_LEN || end > frame_len {
+        if usize::from(start) < ethernet::HEADER_LEN || end > frame_len {
             return Err(BadVnetHeader::ChecksumOutsideFrame { start, offset });
         }
         Checksum::Partial { start, offset }

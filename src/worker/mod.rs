@@ -212,6 +212,8 @@ impl Worker {
     fn new(index: usize, pipeline: Pipeline, idle: Idle, shared: Arc<Shared>, fabric: Arc<Fabric>) -> Self {
         let topology = fabric.topology.load();
         let clock = Clock::new(fabric.start);
+        let mut burst = Burst::new();
+        burst.reserve_long_heads();
         Self {
             index,
             poller: Arc::clone(&shared.waker) as Arc<dyn KickPoller>,
@@ -219,7 +221,7 @@ impl Worker {
             topology,
             fabric,
             pipeline,
-            burst: Burst::new(),
+            burst,
             scratch: Scratch::default(),
             turns: Turns::default(),
             idle,

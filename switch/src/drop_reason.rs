@@ -44,7 +44,8 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// Ingress: the frame is shorter than an Ethernet header.
     FrameTooShort => "frame_too_short",
-    /// Ingress: the virtio-net header asks for an offload that does not fit its frame.
+    /// Ingress: the virtio-net header asks for an offload that does not fit its frame, such as a checksum that would be
+    /// written over a header that rules may look at.
     BadOffload => "bad_offload",
     /// Ingress: the queue is started but disabled; its packets are drained and discarded.
     QueueDisabled => "queue_disabled",
@@ -88,7 +89,7 @@ drop_reasons! {
     TooLong => "too_long",
     /// Egress: the headers do not fit the packet head, so that they cannot be rewritten or segmented.
     HeadersTooLong => "headers_too_long",
-    /// Egress: a header that the rules rewrite is malformed, or does not lie in the packet head.
+    /// Egress: a header that the rules rewrite is malformed.
     CannotRewrite => "cannot_rewrite",
     /// Egress: the host interface refused the frame.
     HostRefused => "host_refused",

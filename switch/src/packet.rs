@@ -17,7 +17,7 @@ use std::fmt;
 
 use crate::port::PortId;
 use crate::wire::vlan::TAG_LEN;
-use crate::wire::{ethernet, ipv6, udp};
+use crate::wire::{Extent, ethernet, ipv6, udp};
 
 /// Largest number of packets in a burst.
 pub const BURST: usize = 32;
@@ -36,12 +36,25 @@ const _: () = assert!(
 #[allow(clippy::cast_possible_truncation, reason = "a small constant")]
 const HEADROOM_U16: u16 = HEADROOM as u16;
 
-/// Bytes of a frame that are copied into its head, if the frame has as many. It holds the longest headers that the
-/// switch reads: Ethernet, two tags, IPv6 with extension headers, TCP with all its options.
+/// Bytes of a frame that are copied into its head, if the frame has as many. They hold the headers of nearly every packet:
+/// Ethernet, two tags, IPv6 with extension headers, TCP with all its options. A head whose headers are longer is
+/// [extended](Burst::extend_head).
 pub const HEAD_CAPACITY: usize = 192;
 
+/// Bytes of a head after its first extension; the second one takes the whole frame.
+const EXTENDED_BYTES: usize = 2048;
+
+/// Bit of a packet's `start`: the head is extended. No ordinary head starts so far on, so that `head` need not ask.
+const EXTENDED: u16 = 0x8000;
+
+/// Longest head, free bytes before it included.
+pub const HEAD_MAX: usize = HEADROOM + MAX_FRAME_BYTES;
+
+/// Shortest frame that is switched: an Ethernet header.
+pub const MIN_FRAME_BYTES: usize = ethernet::HEADER_LEN;
+
 /// Longest frame that any port can hand in: a 64 KiB GSO frame with its link-layer header and tags.
-pub const MAX_FRAME_BYTES: usize = 65_535 + 14 + 8;
+pub const MAX_FRAME_BYTES: usize = 65_535 + ethernet::HEADER_LEN + 2 * TAG_LEN;
 
 /// How the transport checksum of a frame stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,6 +85,17 @@ pub enum GsoKind {
     TcpV6,
 }
 
+impl GsoKind {
+    /// Whether the frame is to be cut into TCP segments.
+    #[inline]
+    pub fn is_tcp(self) -> bool {
+        match self {
+            GsoKind::TcpV4 | GsoKind::TcpV6 => true,
+            GsoKind::None => false,
+        }
+    }
+}
+
 /// Work on a frame that was put off to the egress port.
 ///
 /// # Source
@@ -94,6 +118,15 @@ impl Offload {
     /// Nothing is put off.
     pub const NONE: Self =
         Self { checksum: Checksum::Unknown, gso: GsoKind::None, gso_ecn: false, gso_size: 0, header_len: 0 };
+
+    /// Where in the frame the egress port writes the transport checksum, if that is put off.
+    #[inline]
+    pub fn checksum_position(&self) -> Option<usize> {
+        match self.checksum {
+            Checksum::Partial { start, offset } => Some(usize::from(start) + usize::from(offset)),
+            Checksum::Unknown | Checksum::Verified => None,
+        }
+    }
 
     /// Moves the positions in the frame by `delta` bytes, after a tag was pushed (positive) or popped.
     pub fn shift(&mut self, delta: i16) {
@@ -271,6 +304,11 @@ impl Frame<'_> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// How much of it there is, for those who look for headers.
+    pub fn extent(&self) -> Extent {
+        Extent { len: self.len(), is_tcp_gso: self.offload.gso.is_tcp() }
+    }
 }
 
 /// One packet of a burst.
@@ -279,16 +317,19 @@ impl Frame<'_> {
 /// line and the frames that are most sensitive to cost, of 64 bytes, lie in one.
 ///
 /// # Invariants
-/// 1. `start + head_len <= HEADROOM + HEAD_CAPACITY`.
+/// 1. `start + head_len <= HEADROOM + HEAD_CAPACITY`; or `start` has the bit [`EXTENDED`], and what its other bits say and `head_len` are
+///    together at most `extended.len()`.
 #[repr(C, align(64))]
 pub struct Packet {
     /// The port it came in by.
     pub in_port: PortId,
     start: u16,
-    head_len: u16,
+    head_len: u32,
     /// Work put off to the egress port.
     pub offload: Offload,
     tail: TailRange,
+    /// Where the head lies once it is extended: [`HEAD_MAX`] bytes, or none if they were never needed.
+    extended: Box<[u8]>,
     buf: Buffer,
 }
 
@@ -314,26 +355,36 @@ const _: () = assert!(
 );
 
 impl Packet {
-    const fn new() -> Self {
+    fn new() -> Self {
         Self {
             in_port: PortId::ZERO,
             start: HEADROOM_U16,
             head_len: 0,
             offload: Offload::NONE,
             tail: TailRange { first: 0, skip: 0, len: 0 },
+            extended: Box::default(),
             buf: Buffer([0; HEADROOM + HEAD_CAPACITY]),
         }
     }
 
-    /// A packet for those who only look at headers: the first of `bytes` as its head, and no tail.
-    pub fn of_bytes(in_port: PortId, bytes: &[u8]) -> Self {
+    /// A packet of `len` bytes for those who only look at headers: `bytes`, which are its first ones, are its head, and the
+    /// rest is nowhere to be found.
+    ///
+    /// # Panics
+    /// If there are more than [`MAX_FRAME_BYTES`], or less than `bytes`.
+    pub fn of_bytes(in_port: PortId, bytes: &[u8], len: usize) -> Self {
+        assert!(bytes.len() <= len && len <= MAX_FRAME_BYTES);
         let mut packet = Self { in_port, ..Self::new() };
-        let head = &bytes[..bytes.len().min(HEAD_CAPACITY)];
-        #[allow(clippy::cast_possible_truncation, reason = "HEAD_CAPACITY is a small constant")]
+        #[allow(clippy::cast_possible_truncation, reason = "at most MAX_FRAME_BYTES")]
         {
-            packet.head_len = head.len() as u16;
+            packet.head_len = bytes.len() as u32;
+            packet.tail.len = (len - bytes.len()) as u32;
         }
-        packet.head_mut().copy_from_slice(head);
+        if bytes.len() > HEAD_CAPACITY {
+            packet.extended = vec![0; HEADROOM + bytes.len()].into();
+            packet.start |= EXTENDED;
+        }
+        packet.head_mut().copy_from_slice(bytes);
         packet
     }
 
@@ -342,33 +393,43 @@ impl Packet {
     /// # Panics
     /// If it does not fit.
     #[inline]
-    fn copy_in(&mut self, at: u16, from: Segment) -> u16 {
-        let to = &mut self.buf.0[HEADROOM + usize::from(at)..][..from.len()];
+    fn copy_in(&mut self, at: u32, from: Segment) -> u32 {
+        let to = &mut self.buf.0[HEADROOM + at as usize..][..from.len()];
         // SAFETY: the segment is readable (Segment invariant 1), and `to` is as long; `to` is our own memory, borrowed
         // exclusively, and no segment lies in it. Bytes need no alignment.
         unsafe { std::ptr::copy_nonoverlapping(from.ptr, to.as_mut_ptr(), from.len()) };
-        #[allow(clippy::cast_possible_truncation, reason = "it fitted a head")]
-        {
-            from.len() as u16
-        }
+        from.len
     }
 
     /// The head.
     #[inline]
     pub fn head(&self) -> &[u8] {
-        &self.buf.0[usize::from(self.start)..][..usize::from(self.head_len)]
+        match self.ordinary_head() {
+            Some(head) => head,
+            None => extended_head(&self.extended, self.start.into(), self.head_len as usize),
+        }
+    }
+
+    /// The head, unless it is extended.
+    #[inline]
+    pub(crate) fn ordinary_head(&self) -> Option<&[u8]> {
+        self.buf.0.get(usize::from(self.start)..)?.get(..self.head_len as usize)
     }
 
     /// The head, to rewrite it.
     #[inline]
     pub fn head_mut(&mut self) -> &mut [u8] {
-        &mut self.buf.0[usize::from(self.start)..][..usize::from(self.head_len)]
+        let (start, len) = (usize::from(self.start), self.head_len as usize);
+        match self.buf.0.get_mut(start..).and_then(|bytes| bytes.get_mut(..len)) {
+            Some(head) => head,
+            None => extended_head_mut(&mut self.extended, start, len),
+        }
     }
 
     /// Bytes in the packet, head and tail.
     #[inline]
     pub fn len(&self) -> usize {
-        usize::from(self.head_len) + self.tail.len as usize
+        self.head_len as usize + self.tail.len as usize
     }
 
     /// Whether the packet has no bytes.
@@ -376,23 +437,70 @@ impl Packet {
         self.len() == 0
     }
 
+    /// How much of it there is, for those who look for headers.
+    #[inline]
+    pub fn extent(&self) -> Extent {
+        Extent { len: self.len(), is_tcp_gso: self.offload.gso.is_tcp() }
+    }
+
+    /// Whether all of the packet lies in its head.
+    #[inline]
+    pub fn is_all_head(&self) -> bool {
+        self.tail.len == 0
+    }
+
     /// Grows the head by `N` bytes at the front and returns them, or `None` without as much headroom.
     pub fn push_front<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
-        let start = usize::from(self.start).checked_sub(N)?;
-        self.start = u16::try_from(start).ok()?;
-        self.head_len += u16::try_from(N).ok()?;
-        self.buf.0[start..].first_chunk_mut()
+        let start = (self.start & !EXTENDED).checked_sub(u16::try_from(N).ok()?)?;
+        self.start = start | self.start & EXTENDED;
+        self.head_len += u32::try_from(N).ok()?;
+        self.head_mut().first_chunk_mut()
     }
 
     /// Takes `bytes` bytes off the front of the head; false, and nothing done, if the head is shorter.
-    pub fn pull_front(&mut self, bytes: u16) -> bool {
-        let fits = bytes <= self.head_len;
+    pub fn pull_front(&mut self, bytes: u8) -> bool {
+        let fits = u32::from(bytes) <= self.head_len;
         if fits {
-            self.start += bytes;
-            self.head_len -= bytes;
+            self.start += u16::from(bytes);
+            self.head_len -= u32::from(bytes);
         }
         fits
     }
+
+    fn reserve_long_head(&mut self) {
+        if self.extended.is_empty() {
+            self.extended = vec![0; HEAD_MAX].into();
+        }
+    }
+
+    /// Moves the next bytes of `tail`, which is this packet's, to the end of its head, so that the head has `len` bytes or is
+    /// the whole packet.
+    fn extend_head(&mut self, tail: &mut Tail<'_>, len: usize) {
+        let (at, head_len) = (usize::from(self.start & !EXTENDED), self.head_len as usize);
+        if self.start & EXTENDED == 0 {
+            self.reserve_long_head();
+            self.extended[at..][..head_len].copy_from_slice(&self.buf.0[at..][..head_len]);
+            self.start |= EXTENDED;
+        }
+        let room = &mut self.extended[at + head_len..];
+        let more = tail.split_to(len.saturating_sub(head_len).min(room.len()));
+        more.copy_to(&mut room[..more.len()]);
+        #[allow(clippy::cast_possible_truncation, reason = "at most HEAD_MAX")]
+        {
+            self.head_len += more.len() as u32;
+        }
+    }
+}
+
+/// The head of a packet with this `start` and length, which is extended.
+#[cold]
+fn extended_head(extended: &[u8], start: usize, len: usize) -> &[u8] {
+    &extended[start & !usize::from(EXTENDED)..][..len]
+}
+
+#[cold]
+fn extended_head_mut(extended: &mut [u8], start: usize, len: usize) -> &mut [u8] {
+    &mut extended[start & !usize::from(EXTENDED)..][..len]
 }
 
 /// Up to [`BURST`] packets and the segments of their tails.
@@ -431,6 +539,12 @@ impl Burst {
             limit: BURST,
             segments: Vec::with_capacity(Self::SEGMENTS),
         }
+    }
+
+    /// Allocates what long heads need, which otherwise happens when the first one comes. It is 2 MiB of zeros, which the
+    /// system gives us page by page as they are first written to.
+    pub fn reserve_long_heads(&mut self) {
+        self.packets.iter_mut().for_each(Packet::reserve_long_head);
     }
 
     /// Forgets the packets and their segments.
@@ -491,6 +605,31 @@ impl Burst {
         Frame { head: packet.head(), tail, offload: &packet.offload }
     }
 
+    /// Moves more of the tail of the packet at `index` to its head: 2 KiB at first, then all of it. False if there is no more.
+    ///
+    /// Dear, and done for few packets: those whose headers do not end within the first [`HEAD_CAPACITY`] bytes.
+    #[cold]
+    pub fn extend_head(&mut self, index: usize) -> bool {
+        let packet = &mut self.packets[..self.count][index];
+        let TailRange { first, skip, len } = packet.tail;
+        if len == 0 {
+            return false;
+        }
+        let mut tail =
+            Tail { segments: &self.segments[first as usize..], skip: skip as usize, len: len as usize };
+        let wanted = if packet.start & EXTENDED == 0 { EXTENDED_BYTES } else { usize::MAX };
+        packet.extend_head(&mut tail, wanted);
+        #[allow(clippy::cast_possible_truncation, reason = "no more than there was before")]
+        {
+            packet.tail = TailRange {
+                first: (self.segments.len() - tail.segments.len()) as u32,
+                skip: tail.skip as u32,
+                len: tail.len as u32,
+            };
+        }
+        packet.tail.len < len
+    }
+
     /// Appends a packet made of `segments`: copies its head and keeps the rest as its tail.
     ///
     /// The caller has checked that the burst has room for a packet and for the segments, and that the frame is no longer
@@ -523,7 +662,7 @@ impl Burst {
         packet.head_len = 0;
         let (mut rest, mut skip) = (from, 0);
         while let Some(segment) = rest.first() {
-            let take = segment.len().min(HEAD_CAPACITY - usize::from(packet.head_len));
+            let take = segment.len().min(HEAD_CAPACITY - packet.head_len as usize);
             #[allow(clippy::cast_possible_truncation, reason = "at most HEAD_CAPACITY")]
             let piece = Segment { ptr: segment.ptr, len: take as u32 };
             packet.head_len += packet.copy_in(packet.head_len, piece);
@@ -542,5 +681,96 @@ impl Burst {
             packet.tail = TailRange { first: segments.len() as u32, skip: skip as u32, len: len as u32 };
         }
         segments.extend_from_slice(rest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::golden::load;
+
+    fn bytes_of(frame: &Frame<'_>) -> Vec<u8> {
+        let mut bytes = frame.head.to_vec();
+        bytes.resize(frame.len(), 0xa5);
+        frame.tail.copy_to(&mut bytes[frame.head.len()..]);
+        bytes
+    }
+
+    fn counting(len: usize) -> Vec<u8> {
+        (0..len).map(|at| u8::try_from((at ^ at >> 8) & 0xff).unwrap()).collect()
+    }
+
+    #[test]
+    fn extending_moves_bytes_from_the_tail_to_the_head() {
+        for len in [1, 191, 192, 193, 2047, 2048, 2049, 9000, MAX_FRAME_BYTES] {
+            for cuts in [&[MAX_FRAME_BYTES][..], &[100, 17], &[192, 1856, 1]] {
+                if cuts.contains(&1) && len > 4000 {
+                    continue;
+                }
+                let frame = counting(len);
+                let mut loaded = load(&frame, Offload::NONE, cuts);
+                let mut lens = vec![loaded.burst.frame(0).head.len()];
+                while loaded.burst.extend_head(0) {
+                    lens.push(loaded.burst.frame(0).head.len());
+                    assert!(bytes_of(&loaded.burst.frame(0)) == frame);
+                }
+                let mut wanted: Vec<usize> = [192, 2048, MAX_FRAME_BYTES].map(|most| most.min(len)).to_vec();
+                wanted.dedup();
+                assert_eq!(lens, wanted, "{len} bytes in pieces of {cuts:?}");
+                assert!(loaded.burst.packets()[0].is_all_head());
+            }
+        }
+    }
+
+    #[test]
+    fn extended_head_grows_and_shrinks_at_the_front_like_any_other() {
+        let frame = counting(3000);
+        let mut loaded = load(&frame, Offload::NONE, &[700]);
+        loaded.burst.packets_mut()[0].push_front::<4>().unwrap().copy_from_slice(&[9; 4]);
+        assert!(loaded.burst.extend_head(0));
+        let packet = &mut loaded.burst.packets_mut()[0];
+        assert_eq!(packet.head().len(), 2048);
+        packet.push_front::<4>().unwrap().copy_from_slice(&[8; 4]);
+        assert_eq!((packet.len(), &packet.head()[..10]), (3008, &[8, 8, 8, 8, 9, 9, 9, 9, 0, 1][..]));
+        assert!(packet.pull_front(8));
+        assert!(loaded.burst.extend_head(0));
+        assert!(loaded.burst.frame(0).head == frame);
+        let packet = &mut loaded.burst.packets_mut()[0];
+        for _ in 0..HEADROOM / 4 {
+            assert!(packet.push_front::<4>().is_some());
+        }
+        assert!(packet.push_front::<4>().is_none());
+        assert!(packet.head()[HEADROOM..] == frame);
+        assert!(!loaded.burst.extend_head(0));
+    }
+
+    #[test]
+    fn next_packet_in_the_place_of_an_extended_one_has_an_ordinary_head() {
+        let long = counting(5000);
+        let mut loaded = load(&long, Offload::NONE, &[5000]);
+        while loaded.burst.extend_head(0) {}
+        loaded.burst.clear();
+        let short = counting(60);
+        // SAFETY: the frame is shorter than a head, so it is copied now and no segment is kept.
+        let segment = unsafe { Segment::new(short.as_ptr(), 60) };
+        loaded.burst.push(PortId::ZERO, Offload::NONE, &[segment]);
+        assert_eq!(loaded.burst.packets()[0].head(), short);
+        assert!(!loaded.burst.extend_head(0));
+    }
+
+    /// Whatever the guest writes to its memory once the head was extended, the head stays.
+    #[test]
+    fn extended_head_is_private() {
+        let mut frame = counting(1000);
+        let before = frame.clone();
+        let memory = frame.as_mut_ptr();
+        // SAFETY: the frame outlives the burst's packets, which are not used after it (condition 1).
+        let segment = unsafe { Segment::new(memory, 1000) };
+        let mut burst = Burst::new();
+        burst.push(PortId::ZERO, Offload::NONE, &[segment]);
+        assert!(burst.extend_head(0));
+        // SAFETY: the bytes are the frame's, and nobody borrows them.
+        unsafe { std::ptr::write_bytes(memory, 0xee, 1000) };
+        assert!(burst.packets()[0].head() == before);
     }
 }

@@ -37,7 +37,7 @@ use self::stats::{Stopwatch, TIMED_ONE_IN, add};
 use crate::action::{Action, Punt, Verdict};
 use crate::classifier::{Classifier, ClassifierLimits, Pending, SubtableStats};
 use crate::drop_reason::DropReason;
-use crate::flow::extract::extract;
+use crate::flow::extract::{extract, extract_at, make_readable};
 use crate::flow::key::{Depth, FlowKey};
 use crate::flow_cache::{FlowCache, RelevantWords, Union};
 use crate::megaflow::{Megaflow, MegaflowSpec};
@@ -45,9 +45,7 @@ use crate::packet::{BURST, Burst, Frame};
 use crate::port::{MAX_PORTS, PortId};
 use crate::slow_path;
 use crate::state::SwitchState;
-
-/// Shortest frame: an Ethernet header.
-const MIN_FRAME_BYTES: usize = 14;
+use crate::wire::vlan::VlanLimit;
 
 /// Where packets go when the pipeline is done with them: the worker's view of the ports.
 pub trait Transmit {
@@ -260,7 +258,7 @@ impl Pipeline {
         let mut port = self.ports[in_port.index()].take().unwrap_or_else(|| self.new_port());
 
         let mut watch = self.start_watch();
-        let mut pending = self.make_keys(burst, in_port, &port.union);
+        let mut pending = self.make_keys(burst, in_port, &port.union, cx.state.config.vlan_limit());
         watch.lap(&self.stats.timed_keys_cycles);
         if self.cache.is_enabled() && port.union.is_cacheable() {
             let asked = pending.as_slice().len() as u64;
@@ -285,7 +283,7 @@ impl Pipeline {
     /// Passes 3 and 4, for packets that the exact-match cache does not know.
     fn search(
         &mut self,
-        burst: &Burst,
+        burst: &mut Burst,
         in_port: PortId,
         port: &mut IngressPort,
         mut pending: Pending,
@@ -375,45 +373,62 @@ impl Pipeline {
     }
 
     /// Pass 1. Returns the positions to look up: the first packet of each run.
-    fn make_keys(&mut self, burst: &Burst, in_port: PortId, union: &Union) -> Pending {
+    fn make_keys(
+        &mut self,
+        burst: &mut Burst,
+        in_port: PortId,
+        union: &Union,
+        vlan_limit: VlanLimit,
+    ) -> Pending {
         let Scratch { keys, relevant, fates, repeats, once, .. } = &mut *self.scratch;
         once.clear();
         *repeats = 0;
         let mut heads = Pending::NONE;
         let (depth, count, seed) = (union.depth(), union.count(), self.cache.seed(in_port));
         let mut has_previous = false;
-        for (at, packet) in burst.packets().iter().enumerate() {
-            if packet.head().len() < MIN_FRAME_BYTES {
-                fates[at] = Fate::Drop(DropReason::FrameTooShort);
-                add(&self.stats.too_short, 1);
-                has_previous = false;
-                continue;
+        // One round, unless a packet cannot be read as it is: that one interrupts the round, and another goes on from there.
+        let mut next = 0;
+        loop {
+            let mut interrupted = None;
+            for (packet, at) in burst.packets()[next..].iter().zip(next..) {
+                let key = &mut keys[at];
+                if let Err(unread) = extract(packet, vlan_limit, depth, key) {
+                    interrupted = Some((at, unread));
+                    break;
+                }
+                let (before, rest) = relevant.split_at_mut(at);
+                let words = &mut rest[0];
+                let is_like_previous = match before.last() {
+                    Some(before) if has_previous => union.pick_beside(key, before, words),
+                    _ => {
+                        union.pick(key, words);
+                        false
+                    }
+                };
+                has_previous = true;
+                // While the port has no flow, nothing is known about what tells packets apart.
+                if is_like_previous && count > 0 {
+                    *repeats |= 1 << at;
+                    continue;
+                }
+                words.hash(seed, count);
+                if self.cache.is_enabled() {
+                    self.cache.prefetch(words.hash);
+                }
+                #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]
+                heads.push(at as u8);
             }
-            let key = &mut keys[at];
-            extract(packet, depth, key);
-            let (before, rest) = relevant.split_at_mut(at);
-            let words = &mut rest[0];
-            let is_like_previous = match before.last() {
-                Some(before) if has_previous => union.pick_beside(key, before, words),
-                _ => {
-                    union.pick(key, words);
-                    false
+            let Some((at, unread)) = interrupted else { return heads };
+            next = match make_readable(burst, at, vlan_limit, depth, unread) {
+                Ok(()) => at,
+                Err(reason) => {
+                    fates[at] = Fate::Drop(reason);
+                    add(&self.stats.unreadable, 1);
+                    has_previous = false;
+                    at + 1
                 }
             };
-            has_previous = true;
-            // While the port has no flow, nothing is known about what tells packets apart.
-            if is_like_previous && count > 0 {
-                *repeats |= 1 << at;
-                continue;
-            }
-            words.hash(seed, count);
-            if self.cache.is_enabled() {
-                self.cache.prefetch(words.hash);
-            }
-            #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]
-            heads.push(at as u8);
         }
-        heads
     }
 
     /// Pass 2. Returns the positions that the cache does not know.
@@ -484,7 +499,7 @@ impl Pipeline {
     /// Pass 4.
     fn ask_slow_path(
         &mut self,
-        burst: &Burst,
+        burst: &mut Burst,
         in_port: PortId,
         port: &mut IngressPort,
         missed: &Pending,
@@ -499,7 +514,7 @@ impl Pipeline {
                 // packets of a run may differ in a bit that matters now, and each is decided for itself.
                 let is_shared = match self.scratch.fates[at] {
                     Fate::Flow(_) => !news.union_grew,
-                    Fate::Drop(_) => true,
+                    Fate::Drop(reason) => reason == DropReason::UpcallBudget,
                     Fate::Once(_) => false,
                 };
                 let next_repeats = at + 1 < burst.len() && self.scratch.repeats >> (at + 1) & 1 == 1;
@@ -516,7 +531,7 @@ impl Pipeline {
     /// Decides about one packet that is in no megaflow, or was not when the burst began.
     fn upcall(
         &mut self,
-        burst: &Burst,
+        burst: &mut Burst,
         at: usize,
         in_port: PortId,
         port: &mut IngressPort,
@@ -525,7 +540,11 @@ impl Pipeline {
     ) {
         let Scratch { keys, relevant, fates, found, once, .. } = &mut *self.scratch;
         let key = &mut keys[at];
-        extract(&burst.packets()[at], Depth::Transport, key);
+        if let Err(reason) = extract_at(burst, at, cx.state.config.vlan_limit(), Depth::Transport, key) {
+            add(&self.stats.unreadable, 1);
+            fates[at] = Fate::Drop(reason);
+            return;
+        }
         if news.installed {
             let mut again = Pending::NONE;
             #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]

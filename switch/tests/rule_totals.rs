@@ -148,7 +148,7 @@ impl Bed {
         let state = SwitchState { config: &self.config, fdb: &self.fdb, rules: &self.rules };
         for packet in burst.packets() {
             let mut key = FlowKey::default();
-            extract(packet, Depth::Transport, &mut key);
+            assert_eq!(extract(packet, self.config.vlan_limit(), Depth::Transport, &mut key), Ok(()));
             for rule in slow_path::translate(&key, &state, &mut ()).rules {
                 self.wanted.entry(Arc::as_ptr(&rule)).or_insert((rule, 0)).1 += 1;
             }

@@ -3,7 +3,7 @@
 use crate::bridge::mirror::{MAX_MIRRORS, Mirror};
 use crate::bridge::vlan::{Tagging, VlanMode};
 use crate::port::{MAX_PORTS, PortId};
-use crate::wire::vlan::VlanId;
+use crate::wire::vlan::{VlanId, VlanLimit};
 
 /// A port as the slow path sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,7 @@ pub struct SwitchConfig {
     present: Box<[PortId]>,
     local: Option<PortId>,
     mirrors: Box<[Mirror]>,
+    vlan_limit: VlanLimit,
 }
 
 impl SwitchConfig {
@@ -47,7 +48,20 @@ impl SwitchConfig {
             table[port.index()] = Some(vlan);
         }
         let present = (0..).map_while(PortId::new).filter(|port| table[port.index()].is_some()).collect();
-        Self { generation, ports: table, present, local: None, mirrors: Box::default() }
+        Self {
+            generation,
+            ports: table,
+            present,
+            local: None,
+            mirrors: Box::default(),
+            vlan_limit: VlanLimit::Two,
+        }
+    }
+
+    /// The same, reading so many tags of a frame.
+    #[must_use]
+    pub fn with_vlan_limit(self, vlan_limit: VlanLimit) -> Self {
+        Self { vlan_limit, ..self }
     }
 
     /// The same with the port that rules call `local`.
@@ -80,6 +94,12 @@ impl SwitchConfig {
     /// Every port, in the order of their numbers.
     pub fn ports(&self) -> &[PortId] {
         &self.present
+    }
+
+    /// How many tags of a frame are read.
+    #[inline]
+    pub fn vlan_limit(&self) -> VlanLimit {
+        self.vlan_limit
     }
 
     /// The port that rules call `local`.

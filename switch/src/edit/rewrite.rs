@@ -13,9 +13,10 @@
 //!   the one that is summed (RFC 8200 §8.1).
 //! - ICMP, and the CRC of SCTP (see `crc32c.rs`).
 //!
-//! Later fragments have no transport header: only their IP header changes. A packet whose headers are malformed, or do not
-//! lie in the head as far as the rewrite or a checksum needs them, is refused, as is new ports for an SCTP fragment,
-//! whose CRC depends on a length that the fragment does not tell.
+//! Later fragments have no transport header: only their IP header changes. A packet whose headers are malformed is refused,
+//! as is new ports for an SCTP fragment, whose CRC depends on a length that the fragment does not tell. If headers that the
+//! rewrite or a checksum needs lie beyond the head, that is found before any change that a checksum covers, so that the
+//! rewrite can be applied again to a longer head.
 //!
 //! Left out on purpose: other protocols with a pseudo-header (DCCP, UDP-Lite), whose sum is left as it is; DEI bits.
 
@@ -24,14 +25,23 @@ use zerocopy::byteorder::big_endian::U16;
 
 use crate::drop_reason::DropReason;
 use crate::flow::key::{FlowKey, KeyTag, VLAN_PRESENT};
-use crate::packet::{Checksum, Packet};
-use crate::wire::FRAG_LATER;
+use crate::packet::{Burst, Checksum, Packet};
 use crate::wire::ethernet::{self, ADDRESSES_LEN, Link};
 use crate::wire::layers::{IpVersion, Layers};
-use crate::wire::vlan::TAG_LEN;
+use crate::wire::vlan::{TAG_LEN, VlanLimit};
+use crate::wire::{FRAG_LATER, LONGEST_TRANSPORT, Missing, Transport};
 use crate::wire::{arp, icmp, ipv6, ndp, sctp, tcp, udp};
 
 use super::crc32c;
+
+/// Why a packet was not rewritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    /// A header is malformed. The packet may be half rewritten, and is to be dropped.
+    Malformed,
+    /// A header lies beyond the head, and the packet is longer than its head. With a longer head it can be done.
+    HeadTooShort,
+}
 
 /// Header bits to overwrite.
 ///
@@ -105,32 +115,56 @@ impl Rewrite {
         &self.mask
     }
 
-    /// Overwrites the bits in the headers of `packet`.
+    /// Overwrites the bits in the headers of the packet at `at`, whose head is made longer as needed.
     ///
     /// # Errors
-    /// `CannotRewrite` if a header is malformed or does not lie in the head. The packet may then be half rewritten, and is
-    /// to be dropped.
+    /// `CannotRewrite` if a header is malformed. The packet may then be half rewritten, and is to be dropped.
     #[inline]
-    pub fn apply(&self, packet: &mut Packet) -> Result<(), DropReason> {
+    pub fn apply(&self, burst: &mut Burst, at: usize) -> Result<(), DropReason> {
+        match self.apply_to_head(&mut burst.packets_mut()[at]) {
+            Ok(()) => Ok(()),
+            Err(refused) => self.apply_to_longer_head(burst, at, refused),
+        }
+    }
+
+    #[cold]
+    fn apply_to_longer_head(
+        &self,
+        burst: &mut Burst,
+        at: usize,
+        mut refused: Refused,
+    ) -> Result<(), DropReason> {
+        // Bound: a head is extended twice at most, then it is the whole packet.
+        while refused == Refused::HeadTooShort && burst.extend_head(at) {
+            match self.apply_to_head(&mut burst.packets_mut()[at]) {
+                Ok(()) => return Ok(()),
+                Err(again) => refused = again,
+            }
+        }
+        Err(DropReason::CannotRewrite)
+    }
+
+    #[inline]
+    fn apply_to_head(&self, packet: &mut Packet) -> Result<(), Refused> {
         let Parts { addresses, tags, network, transport, neighbour } = self.parts;
         if addresses {
             let head = packet.head_mut();
-            let start = head.get_mut(..ADDRESSES_LEN).ok_or(DropReason::CannotRewrite)?;
+            let start = head.get_mut(..ADDRESSES_LEN).ok_or(Refused::Malformed)?;
             let (destination, source) = start.split_at_mut(6);
             overwrite(destination, &self.value.eth_dst, &self.mask.eth_dst);
             overwrite(source, &self.value.eth_src, &self.mask.eth_src);
         }
         if tags {
-            self.apply_to_tags(packet).ok_or(DropReason::CannotRewrite)?;
+            self.apply_to_tags(packet).ok_or(Refused::Malformed)?;
         }
         if network || transport || neighbour {
-            self.apply_above_link(packet).ok_or(DropReason::CannotRewrite)?;
+            self.apply_above_link(packet)?;
         }
         Ok(())
     }
 
     fn apply_to_tags(&self, packet: &mut Packet) -> Option<()> {
-        let link = Link::parse(packet.head())?;
+        let link = Link::parse(packet.head(), VlanLimit::Two)?;
         let head = packet.head_mut();
         for (nth, (value, mask)) in self.value.vlan.iter().zip(&self.mask.vlan).enumerate() {
             if mask.tci == U16::ZERO {
@@ -145,18 +179,35 @@ impl Rewrite {
         Some(())
     }
 
-    fn apply_above_link(&self, packet: &mut Packet) -> Option<()> {
-        // Two tags at most when it came in, or its key would have no fields above them; rules may have pushed more.
-        let (eth_type, link_len) = ethernet::behind_all_tags(packet.head())?;
-        match eth_type {
+    fn apply_above_link(&self, packet: &mut Packet) -> Result<(), Refused> {
+        // No more tags when it came in than were read, or its key would have no fields above them; rules may have pushed more.
+        let (eth_type, link_len) = ethernet::behind_all_tags(packet.head()).ok_or(Refused::Malformed)?;
+        let done = match eth_type {
             ethernet::TYPE_ARP | ethernet::TYPE_RARP => {
-                self.apply_to_arp(packet.head_mut().get_mut(link_len..)?)
+                packet.head_mut().get_mut(link_len..).and_then(|bytes| self.apply_to_arp(bytes))
             }
             ethernet::TYPE_IPV4 | ethernet::TYPE_IPV6 => {
-                let layers = Layers::locate_behind(packet.head(), packet.len(), eth_type, link_len)?;
+                let layers = Layers::locate_behind(packet.head(), packet.extent(), eth_type, link_len);
+                let layers = layers.map_err(|missing| match missing {
+                    Missing::Malformed => Refused::Malformed,
+                    Missing::Beyond => Refused::HeadTooShort,
+                })?;
+                if packet.head().len() < self.reach(&layers) {
+                    return Err(Refused::HeadTooShort);
+                }
                 self.apply_to_ip(packet, layers)
             }
             _ => None,
+        };
+        done.ok_or(Refused::Malformed)
+    }
+
+    /// How much of the frame the head must hold: the transport header, of a neighbour message all that may be an option.
+    fn reach(&self, layers: &Layers) -> usize {
+        match layers.fragment & FRAG_LATER {
+            0 if self.parts.neighbour => layers.end,
+            0 => layers.end.min(layers.transport + LONGEST_TRANSPORT),
+            _ => layers.network,
         }
     }
 
@@ -182,7 +233,9 @@ impl Rewrite {
         if self.parts.network {
             match layers.version {
                 IpVersion::V4 => self.apply_to_ipv4(&mut head[layers.network..], &mut pseudo)?,
-                IpVersion::V6 => self.apply_to_ipv6(&mut head[layers.network..], &mut pseudo)?,
+                IpVersion::V6 => {
+                    self.apply_to_ipv6(&mut head[layers.network..], layers.is_routed, &mut pseudo)?
+                }
             }
         }
         if layers.fragment & FRAG_LATER != 0 {
@@ -193,21 +246,22 @@ impl Rewrite {
         }
         let end = layers.end.min(head.len());
         let bytes = head.get_mut(layers.transport..end).unwrap_or_default();
-        let is_partial = |at: usize| {
-            matches!(checksum, Checksum::Partial { start, offset }
-                if usize::from(start) == layers.transport && usize::from(offset) == at)
+        let Some(Transport { checksum: at, .. }) = Transport::of(layers.protocol, layers.version) else {
+            return (!self.parts.transport && !self.parts.neighbour).then_some(());
         };
+        let is_partial = matches!(checksum, Checksum::Partial { start, offset }
+            if usize::from(start) == layers.transport && usize::from(offset) == at);
         match (layers.protocol, layers.version) {
             (tcp::PROTOCOL, _) => {
                 let own = self.ports(bytes, size_of::<tcp::Header>())?;
-                update(bytes, 16, pseudo, own, is_partial(16));
+                update(bytes, at, pseudo, own, is_partial);
             }
             (udp::PROTOCOL, _) => {
                 let own = self.ports(bytes, size_of::<udp::Header>())?;
-                if bytes[6..8] != [0, 0] || is_partial(6) {
-                    update(bytes, 6, pseudo, own, is_partial(6));
-                    if bytes[6..8] == [0, 0] && !is_partial(6) {
-                        bytes[6..8].copy_from_slice(&[0xff, 0xff]);
+                if bytes[at..at + 2] != [0, 0] || is_partial {
+                    update(bytes, at, pseudo, own, is_partial);
+                    if bytes[at..at + 2] == [0, 0] && !is_partial {
+                        bytes[at..at + 2].copy_from_slice(&[0xff, 0xff]);
                     }
                 }
             }
@@ -221,7 +275,7 @@ impl Rewrite {
             (icmp::PROTOCOL_V4, IpVersion::V4) => {
                 if self.parts.transport {
                     let own = self.kind_and_code(bytes)?;
-                    update(bytes, 2, Change::default(), own, false);
+                    update(bytes, at, Change::default(), own, false);
                     // Without a pseudo-header all that is summed may be zero, whose checksum is 0xffff. The changed words alone
                     // do not tell it from a sum of 0xffff, for which 0xffff is as good as zero.
                     if bytes[..4] == [0; 4] {
@@ -229,17 +283,15 @@ impl Rewrite {
                     }
                 }
             }
-            (icmp::PROTOCOL_V6, IpVersion::V6) => {
+            // ICMPv6.
+            _ => {
                 let mut own = Change::default();
                 if self.parts.neighbour {
                     own.add(self.apply_to_neighbour(bytes)?);
                 }
                 own.add(self.kind_and_code(bytes)?);
-                update(bytes, 2, pseudo, own, is_partial(2));
+                update(bytes, at, pseudo, own, is_partial);
             }
-            // The walk over extension headers ended early: there is a sum somewhere that covers the addresses.
-            (protocol, IpVersion::V6) if ipv6::is_extension(protocol) => return None,
-            _ => return (!self.parts.transport && !self.parts.neighbour).then_some(()),
         }
         Some(())
     }
@@ -257,15 +309,14 @@ impl Rewrite {
         Some(())
     }
 
-    fn apply_to_ipv6(&self, bytes: &mut [u8], pseudo: &mut Change) -> Option<()> {
-        let routed = ipv6::has_segments_left(bytes);
+    fn apply_to_ipv6(&self, bytes: &mut [u8], is_routed: bool, pseudo: &mut Change) -> Option<()> {
         let header: &mut [u8; ipv6::HEADER_LEN] = bytes.first_chunk_mut()?;
         let Self { value, mask, .. } = self;
         let class_and_label = |of: &FlowKey| (u32::from(of.ip_tos) << 20 | of.ipv6_label.get()).to_be_bytes();
         overwrite(&mut header[0..4], &class_and_label(value), &class_and_label(mask));
         overwrite(&mut header[7..8], &[value.ip_ttl], &[mask.ip_ttl]);
         pseudo.overwrite(&mut header[8..24], &value.ip_src, &mask.ip_src);
-        if routed {
+        if is_routed {
             overwrite(&mut header[24..40], &value.ip_dst, &mask.ip_dst);
         } else {
             pseudo.overwrite(&mut header[24..40], &value.ip_dst, &mask.ip_dst);
@@ -306,21 +357,15 @@ impl Rewrite {
 
     /// Overwrites target and link-layer addresses. An option that is not there is not added.
     fn apply_to_neighbour(&self, bytes: &mut [u8]) -> Option<Change> {
-        // Whether the message came from this link was the rules' question; an earlier rewrite may have changed the answer.
-        ndp::Neighbour::parse(bytes, ndp::HOP_LIMIT)?;
+        ndp::Neighbour::parse(bytes)?;
         let Self { value, mask, .. } = self;
         let mut change = Change::default();
-        change.overwrite(&mut bytes[8..24], &value.nd_target, &mask.nd_target);
-        let mut at = ndp::OPTIONS;
-        // The message was parsed: at most `MAX_OPTIONS` options, none of them empty, all of them whole.
-        while let Some(&[kind, units, ..]) = bytes.get(at..).filter(|rest| rest.len() >= 8) {
-            let address = &mut bytes[at + 2..at + 8];
-            match kind {
-                ndp::SOURCE_LINK_LAYER => change.overwrite(address, &value.hw_src, &mask.hw_src),
-                ndp::TARGET_LINK_LAYER => change.overwrite(address, &value.hw_dst, &mask.hw_dst),
-                _ => {}
+        change.overwrite(&mut bytes[ndp::Neighbour::TARGET], &value.nd_target, &mask.nd_target);
+        let rows = [(&value.hw_src, &mask.hw_src), (&value.hw_dst, &mask.hw_dst)];
+        for (at, (value, mask)) in ndp::link_layer_addresses(bytes).into_iter().zip(rows) {
+            if let Some(address) = at.and_then(|at| bytes.get_mut(at..at + 6)) {
+                change.overwrite(address, value, mask);
             }
-            at += usize::from(units) * 8;
         }
         Some(change)
     }

@@ -15,6 +15,10 @@ use crate::wire::vlan::{TAG_LEN, VlanTag, is_tag};
 #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "a tag has four bytes")]
 const TAG_SHIFT: i16 = TAG_LEN as i16;
 
+/// [`TAG_LEN`] as bytes to pull.
+#[allow(clippy::cast_possible_truncation, reason = "a tag has four bytes")]
+const TAG_BYTES: u8 = TAG_LEN as u8;
+
 /// Puts `tag` before any other tag of the packet.
 ///
 /// # Errors
@@ -37,7 +41,7 @@ pub fn pop_vlan(packet: &mut Packet) -> Option<VlanTag> {
     let tag = outer_vlan(packet)?;
     packet.head_mut().copy_within(..ADDRESSES_LEN, TAG_LEN);
     // The head holds at least the tagged header, as it has a whole tag.
-    let pulled = packet.pull_front(TAG_SHIFT.unsigned_abs());
+    let pulled = packet.pull_front(TAG_BYTES);
     debug_assert!(pulled);
     packet.offload.shift(-TAG_SHIFT);
     Some(tag)

@@ -12,7 +12,7 @@
 //! UDP and inside tunnels, and fragmentation.
 
 use crate::drop_reason::DropReason;
-use crate::packet::{Checksum, Frame, GsoKind, HEAD_CAPACITY, HEADROOM, Offload, Tail};
+use crate::packet::{Checksum, Frame, GsoKind, HEAD_MAX, Offload, Tail};
 use crate::wire::ethernet;
 use crate::wire::{ipv4, tcp};
 
@@ -31,8 +31,6 @@ pub use segment::MAX_SEGMENTS;
 
 use checksum::Sum;
 
-/// Longest head that a frame has.
-const HEAD_MAX: usize = HEADROOM + HEAD_CAPACITY;
 /// Bytes of a tail that are copied out at a time to be summed: even, and small enough to stay in the first-level cache.
 const BOUNCE_BYTES: usize = 2048;
 /// Headers of the smallest TCP frame.
@@ -95,8 +93,10 @@ enum Missing {
 /// # Concurrency
 /// Owned by one worker. What is in the buffers means nothing between two calls.
 pub struct Finisher {
-    /// Headers, and the payload that shares the head with them, of the frame being finished.
-    head: [u8; HEAD_MAX],
+    /// Headers, and the payload that shares the head with them, of the frame being finished: [`HEAD_MAX`] bytes.
+    head: Box<[u8]>,
+    /// The head of a frame whose headers do not end within its own, as long.
+    longer_head: Box<[u8]>,
     /// Where tail bytes are copied to be summed: they may change under us, so no reference to them is ever made.
     bounce: [u8; BOUNCE_BYTES],
 }
@@ -114,9 +114,10 @@ impl Default for Finisher {
 }
 
 impl Finisher {
-    /// A finisher; about 2 KiB, meant to live as long as its worker.
+    /// A finisher, meant to live as long as its worker; of its 130 KiB only as much is touched as heads are long.
     pub fn new() -> Self {
-        Self { head: [0; HEAD_MAX], bounce: [0; BOUNCE_BYTES] }
+        let buffer = || vec![0; HEAD_MAX].into();
+        Self { head: buffer(), longer_head: buffer(), bounce: [0; BOUNCE_BYTES] }
     }
 
     /// Hands `frame` to `emit` in a form that a port with `caps` takes, as one frame or several.
@@ -126,8 +127,8 @@ impl Finisher {
     /// before it stays sent.
     ///
     /// # Errors
-    /// `BadOffload` if the offload state does not fit the frame, or asks for more than [`MAX_SEGMENTS`]; `HeadersTooLong` if
-    /// what would have to be rewritten lies beyond the head; `TooLong`; or what `emit` returned.
+    /// `BadOffload` if the offload state does not fit the frame, or asks for more than [`MAX_SEGMENTS`]; `TooLong`; or what
+    /// `emit` returned.
     #[inline]
     pub fn finish(
         &mut self,
@@ -144,35 +145,56 @@ impl Finisher {
             Missing::Checksum => {
                 check(frame, max_frame_bytes)?;
                 let offload = Offload { checksum: Checksum::Unknown, ..*frame.offload };
-                emit(&Frame { head: self.complete_checksum(frame)?, tail: frame.tail, offload: &offload })
+                let (head, tail) = self.complete_checksum(frame)?;
+                emit(&Frame { head, tail, offload: &offload })
             }
             Missing::Segmentation => self.segment(frame, caps, max_frame_bytes, &mut emit),
         }
     }
 
-    /// A scratch copy of the frame's head with its partial checksum completed.
-    fn complete_checksum(&mut self, frame: &Frame<'_>) -> Result<&[u8], DropReason> {
+    /// A scratch copy of the frame's head, or of more if the checksum stands behind it, with its partial checksum completed;
+    /// and the tail that follows.
+    fn complete_checksum<'a>(&'a mut self, frame: &Frame<'a>) -> Result<(&'a [u8], Tail<'a>), DropReason> {
         let Checksum::Partial { start, offset } = frame.offload.checksum else {
             return Err(DropReason::BadOffload);
         };
         let (start, field) = (usize::from(start), usize::from(start) + usize::from(offset));
-        if frame.head.len() < field + 2 {
-            return Err(DropReason::HeadersTooLong);
+        let mut tail = frame.tail;
+        let head = copy_head(frame.head, &mut tail, field + 2, &mut self.head)?;
+        // `check` has found that the frame is long enough for the field.
+        if head.len() < field + 2 {
+            return Err(DropReason::BadOffload);
         }
-        let head = self.head.get_mut(..frame.head.len()).ok_or(DropReason::HeadersTooLong)?;
-        head.copy_from_slice(frame.head);
         // `start <= field`, which lies in the head.
         let mut sum = Sum::new();
         sum.add(&head[start..]);
-        sum.add_tail(frame.tail, &mut self.bounce);
+        sum.add_tail(tail, &mut self.bounce);
         // A computed zero is sent as its equal 0xffff, as zero says "no checksum" in UDP (RFC 768).
         let checksum = match sum.checksum() {
             0 => 0xffff,
             checksum => checksum,
         };
         head[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
-        Ok(head)
+        Ok((head, tail))
     }
+}
+
+/// Copies `head` and as much of the front of `tail`, which it takes off, as it lacks in `len` bytes; returns the copy in `to`.
+///
+/// # Errors
+/// `TooLong` if `to` is too short, which no frame of a burst is.
+fn copy_head<'a>(
+    head: &[u8],
+    tail: &mut Tail<'_>,
+    len: usize,
+    to: &'a mut [u8],
+) -> Result<&'a mut [u8], DropReason> {
+    let more = tail.split_to(len.saturating_sub(head.len()));
+    let copy = to.get_mut(..head.len() + more.len()).ok_or(DropReason::TooLong)?;
+    let (front, back) = copy.split_at_mut(head.len());
+    front.copy_from_slice(head);
+    more.copy_to(back);
+    Ok(copy)
 }
 
 /// Checks what the port behind would otherwise be told unchecked: the length and the positions of the checksum.

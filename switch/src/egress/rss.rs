@@ -10,9 +10,9 @@
 use zerocopy::FromBytes;
 
 use crate::packet::Frame;
-use crate::wire::ethernet::{ADDRESSES_LEN, Link};
+use crate::wire::ethernet::{ADDRESSES_LEN, behind_all_tags};
 use crate::wire::layers::{IpVersion, Layers};
-use crate::wire::{ipv4, ipv6, sctp, tcp, udp};
+use crate::wire::{Missing, ipv4, ipv6, sctp, tcp, udp};
 
 /// Odd multipliers with evenly spread bits: the fractional parts of the golden ratio and of the square root of three.
 const MIX: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xbb67_ae85_84ca_a73b];
@@ -23,10 +23,18 @@ const MIX: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xbb67_ae85_84ca_a73b];
 /// To pick one of `n` queues take `(hash * n) >> 32` in 64 bits: the high bits are the best mixed.
 pub fn rss_hash(frame: &Frame<'_>) -> u32 {
     let head = frame.head;
-    let layers = Layers::locate(head, frame.len());
-    let sum = match layers {
-        Some(layers) => ip_hash(head, &layers),
-        None => link_hash(head),
+    let sum = match Layers::locate(head, frame.extent()) {
+        Ok(layers) => {
+            let ports = ports(head, &layers).unwrap_or_default();
+            ip_hash(head, layers.version, layers.network, ports)
+        }
+        // Only IPv6 has headers so long. They may be in the head of the next packet of the flow, for which the ports count
+        // then, but a flow with such headers has no speed to lose.
+        Err(Missing::Beyond) => {
+            let network = behind_all_tags(head).map_or(head.len(), |(_, len)| len);
+            ip_hash(head, IpVersion::V6, network, [0, 0])
+        }
+        Err(Missing::Malformed) => link_hash(head),
     };
     // The top half of the product: each of its bits depends on all bits below.
     #[allow(clippy::cast_possible_truncation, reason = "the high 32 bits")]
@@ -42,10 +50,9 @@ fn end_hash(high: u64, low: u64) -> u64 {
     (mixed ^ mixed >> 32).wrapping_mul(MIX[1])
 }
 
-fn ip_hash(head: &[u8], layers: &Layers) -> u64 {
-    let [src_port, dst_port] = ports(head, layers).unwrap_or_default();
-    let network = head.get(layers.network..).unwrap_or_default();
-    let ends = match layers.version {
+fn ip_hash(head: &[u8], version: IpVersion, network: usize, [src_port, dst_port]: [u64; 2]) -> u64 {
+    let network = head.get(network..).unwrap_or_default();
+    let ends = match version {
         IpVersion::V4 => ipv4::Header::ref_from_prefix(network).ok().map(|(ip, _)| {
             let end = |address: [u8; 4], port| end_hash(port, u64::from(u32::from_ne_bytes(address)));
             (end(ip.src, src_port), end(ip.dst, dst_port))
@@ -72,9 +79,7 @@ fn ports(head: &[u8], layers: &Layers) -> Option<[u64; 2]> {
 }
 
 fn link_hash(head: &[u8]) -> u64 {
-    let (Some(_), Some(&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5])) =
-        (Link::parse(head), head.first_chunk::<ADDRESSES_LEN>())
-    else {
+    let Some(&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = head.first_chunk::<ADDRESSES_LEN>() else {
         return 0;
     };
     let end = |address| end_hash(0, u64::from_be_bytes(address));

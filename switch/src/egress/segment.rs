@@ -15,16 +15,34 @@
 use zerocopy::FromBytes;
 
 use super::checksum::Sum;
-use super::{Finisher, OffloadCaps};
+use super::{Finisher, OffloadCaps, copy_head};
 use crate::drop_reason::DropReason;
-use crate::packet::{Checksum, Frame, GsoKind, Offload};
+use crate::packet::{Checksum, Frame, GsoKind, MAX_FRAME_BYTES, Offload};
 use crate::wire::layers::{IpVersion, Layers};
-use crate::wire::{ipv4, ipv6, tcp};
+use crate::wire::{Missing, ipv4, ipv6, tcp};
 
 /// Most segments that one frame is cut into: 64 KiB of the shortest payload that Linux cuts to, 8 bytes, which is the least
 /// maximum segment size that it takes from a peer, 48, less 40 bytes of TCP options. Without the bound, a guest could turn
 /// each of its frames into 65,000 of ours.
 pub const MAX_SEGMENTS: usize = 8192;
+
+/// Why a frame cannot be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NoPlan {
+    /// Its offload state does not fit it.
+    BadOffload,
+    /// Its headers do not end in its head.
+    HeadTooShort,
+}
+
+impl From<Missing> for NoPlan {
+    fn from(missing: Missing) -> Self {
+        match missing {
+            Missing::Malformed => NoPlan::BadOffload,
+            Missing::Beyond => NoPlan::HeadTooShort,
+        }
+    }
+}
 
 /// How a frame is to be cut, checked against the frame.
 ///
@@ -42,34 +60,31 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(frame: &Frame<'_>) -> Result<Self, DropReason> {
+    fn new(frame: &Frame<'_>) -> Result<Self, NoPlan> {
         let offload = frame.offload;
-        let layers = Layers::locate(frame.head, frame.len()).ok_or(DropReason::BadOffload)?;
+        let layers = Layers::locate(frame.head, frame.extent())?;
         let version = match offload.gso {
-            GsoKind::None => return Err(DropReason::BadOffload),
+            GsoKind::None => return Err(NoPlan::BadOffload),
             GsoKind::TcpV4 => IpVersion::V4,
             GsoKind::TcpV6 => IpVersion::V6,
         };
         if layers.version != version || layers.end != frame.len() || layers.fragment != 0 {
-            return Err(DropReason::BadOffload);
-        }
-        if version == IpVersion::V6 && ipv6::is_extension(layers.protocol) && !frame.tail.is_empty() {
-            return Err(DropReason::HeadersTooLong);
+            return Err(NoPlan::BadOffload);
         }
         if layers.protocol != tcp::PROTOCOL {
-            return Err(DropReason::BadOffload);
+            return Err(NoPlan::BadOffload);
         }
         match offload.checksum {
             Checksum::Verified => {}
             Checksum::Partial { start, offset }
                 if usize::from(start) == layers.transport && offset == tcp::CHECKSUM_OFFSET => {}
-            Checksum::Unknown | Checksum::Partial { .. } => return Err(DropReason::BadOffload),
+            Checksum::Unknown | Checksum::Partial { .. } => return Err(NoPlan::BadOffload),
         }
         let headers_len = headers_len(frame, &layers)?;
         let payload_len = frame.len() - headers_len;
         let gso_size = usize::from(offload.gso_size);
         if gso_size == 0 || payload_len.div_ceil(gso_size) > MAX_SEGMENTS {
-            return Err(DropReason::BadOffload);
+            return Err(NoPlan::BadOffload);
         }
         let Layers { network, transport, .. } = layers;
         Ok(Self { version, network, transport, headers_len, payload_len, gso_size })
@@ -82,24 +97,19 @@ impl Plan {
 }
 
 /// Bytes up to the payload; they lie in the head.
-fn headers_len(frame: &Frame<'_>, layers: &Layers) -> Result<usize, DropReason> {
-    let beyond = |len: usize| {
-        if len <= frame.len() { DropReason::HeadersTooLong } else { DropReason::BadOffload }
-    };
-    let header =
-        frame.head.get(layers.transport..).and_then(|bytes| tcp::Header::ref_from_prefix(bytes).ok());
-    let Some((header, _)) = header else {
-        return Err(beyond(layers.transport + size_of::<tcp::Header>()));
-    };
+fn headers_len(frame: &Frame<'_>, layers: &Layers) -> Result<usize, NoPlan> {
+    let fixed = layers.transport + size_of::<tcp::Header>();
+    if frame.head.len() < fixed.min(frame.len()) {
+        return Err(NoPlan::HeadTooShort);
+    }
+    let bytes = frame.head.get(layers.transport..).unwrap_or_default();
+    let header = tcp::Header::parse(bytes, layers.end - layers.transport).ok_or(NoPlan::BadOffload)?;
     let headers_len = layers.transport + header.header_len();
-    if header.header_len() < size_of::<tcp::Header>() {
-        return Err(DropReason::BadOffload);
-    }
-    if headers_len > frame.head.len() {
-        return Err(beyond(headers_len));
-    }
-    Ok(headers_len)
+    if frame.head.len() < headers_len { Err(NoPlan::HeadTooShort) } else { Ok(headers_len) }
 }
+
+/// Bytes of a head at first, and then, if its headers still do not end in it.
+const LONGER_HEADS: [usize; 2] = [2048, MAX_FRAME_BYTES];
 
 impl Finisher {
     /// Cuts `frame` into segments and emits them in order.
@@ -114,12 +124,54 @@ impl Finisher {
         max_frame_bytes: usize,
         emit: &mut impl FnMut(&Frame<'_>) -> Result<(), DropReason>,
     ) -> Result<(), DropReason> {
-        let plan = Plan::new(frame)?;
+        match Plan::new(frame) {
+            Ok(plan) => self.cut(frame, &plan, caps, max_frame_bytes, emit),
+            Err(NoPlan::BadOffload) => Err(DropReason::BadOffload),
+            Err(NoPlan::HeadTooShort) => {
+                let mut buffer = std::mem::take(&mut self.longer_head);
+                let result = self.segment_longer(&mut buffer, frame, caps, max_frame_bytes, emit);
+                self.longer_head = buffer;
+                result
+            }
+        }
+    }
+
+    /// The same for a frame whose headers do not end in its head, with a longer copy of its head in `buffer`.
+    #[cold]
+    fn segment_longer(
+        &mut self,
+        buffer: &mut [u8],
+        frame: &Frame<'_>,
+        caps: OffloadCaps,
+        max_frame_bytes: usize,
+        emit: &mut impl FnMut(&Frame<'_>) -> Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
+        for len in LONGER_HEADS {
+            let mut tail = frame.tail;
+            let head = &*copy_head(frame.head, &mut tail, len, buffer)?;
+            let frame = Frame { head, tail, offload: frame.offload };
+            match Plan::new(&frame) {
+                Ok(plan) => return self.cut(&frame, &plan, caps, max_frame_bytes, emit),
+                Err(NoPlan::BadOffload) => break,
+                Err(NoPlan::HeadTooShort) => {}
+            }
+        }
+        Err(DropReason::BadOffload)
+    }
+
+    fn cut(
+        &mut self,
+        frame: &Frame<'_>,
+        plan: &Plan,
+        caps: OffloadCaps,
+        max_frame_bytes: usize,
+        emit: &mut impl FnMut(&Frame<'_>) -> Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
         if plan.longest() > max_frame_bytes {
             return Err(DropReason::TooLong);
         }
-        self.head.get_mut(..frame.head.len()).ok_or(DropReason::HeadersTooLong)?.copy_from_slice(frame.head);
-        let original = Original::read(&self.head, &plan).ok_or(DropReason::BadOffload)?;
+        self.head.get_mut(..frame.head.len()).ok_or(DropReason::TooLong)?.copy_from_slice(frame.head);
+        let original = Original::read(&self.head, plan).ok_or(DropReason::BadOffload)?;
         let mut head_rest = &frame.head[plan.headers_len..];
         let mut tail = frame.tail;
         let mut at = 0;
@@ -134,15 +186,15 @@ impl Finisher {
             let payload = tail.split_to(len - from_head.len());
             // 2. Headers, with the sum of the pseudo-header in the checksum field.
             let last = at + len == plan.payload_len;
-            original.patch(&mut self.head, &plan, at, len, last).ok_or(DropReason::BadOffload)?;
+            original.patch(&mut self.head, plan, at, len, last).ok_or(DropReason::BadOffload)?;
             // 3. The checksum, or the order to compute it.
-            let checksum = partial_checksum(&plan)?;
+            let checksum = partial_checksum(plan)?;
             let offload = Offload { checksum, ..Offload::default() };
             let segment = Frame { head: &self.head[..head_len], tail: payload, offload: &offload };
             if caps.checksum {
                 emit(&segment)?;
             } else {
-                emit(&self.complete_segment(&plan, head_len, payload))?;
+                emit(&self.complete_segment(plan, head_len, payload))?;
             }
             at += len;
             if last {

@@ -190,14 +190,15 @@ mod completion {
     }
 
     #[test]
-    fn field_beyond_the_head_is_refused() {
+    fn field_may_lie_beyond_the_head() {
         let frame = udp4_partial(&[0x55; 400]);
         let at = |start| {
             finish(&frame, partial(start, 6), &[64], OffloadCaps::NONE, NO_LIMIT).map(|all| all.len())
         };
         assert_eq!(at(184), Ok(1), "ends with the head");
-        assert_eq!(at(185), Err(DropReason::HeadersTooLong));
-        assert_eq!(at(500), Err(DropReason::BadOffload));
+        assert_eq!(at(185), Ok(1));
+        assert_eq!(at(434), Ok(1), "ends with the frame");
+        assert_eq!(at(435), Err(DropReason::BadOffload));
     }
 
     #[test]
@@ -217,7 +218,7 @@ mod completion {
 
     proptest! {
         #[test]
-        fn sum_from_any_start_goes_to_any_field_of_the_head(
+        fn sum_from_any_start_goes_to_any_field(
             frame in prop::collection::vec(any::<u8>(), 2..600),
             start in 0_u16..200,
             offset in 0_u16..200,
@@ -227,8 +228,6 @@ mod completion {
             let result = finish(&frame, partial(start, offset), &cuts, OffloadCaps::NONE, NO_LIMIT);
             if field + 2 > frame.len() {
                 prop_assert_eq!(result, Err(DropReason::BadOffload));
-            } else if field + 2 > HEAD_CAPACITY {
-                prop_assert_eq!(result, Err(DropReason::HeadersTooLong));
             } else {
                 let sum = !u16::try_from(naive_sum(0, &frame[begin..])).unwrap();
                 let mut expected = frame.clone();
@@ -492,7 +491,7 @@ mod segmentation {
     }
 
     #[test]
-    fn headers_beyond_the_frame_or_the_head_are_refused() {
+    fn headers_beyond_the_frame_are_refused_and_those_beyond_the_head_are_not() {
         let short = Tcp { payload_len: 0, options: 0, ..Tcp::default() };
         let mut frame = short.frame();
         frame[46] = 0xf0;
@@ -501,31 +500,40 @@ mod segmentation {
             Some(DropReason::BadOffload),
             "TCP options beyond the frame"
         );
-        // 22 + 40 + 64 + 60 = 186 bytes fit the head; so does not a ninth extension header, nor one that is longer.
-        let long = Tcp { v6: true, tags: 2, network_extra: 8, options: 10, ..Tcp::default() };
-        assert_eq!(long.headers(), 186);
-        let emitted = finish(&long.frame(), long.offload(), &[500], OffloadCaps::NONE, NO_LIMIT).unwrap();
-        long.check(&emitted, OffloadCaps::NONE);
-        let mut payload = vec![6, 14];
-        payload.resize(120, 1);
-        payload.extend(golden::tcp(0, &[1; 40], &[0; 2000]));
-        let frame = golden::ethernet(&[], 0x86dd, &golden::ipv6(60, 64, &payload));
-        let offload = Offload { checksum: partial(174, 16).checksum, ..long.offload() };
-        assert_eq!(
-            reason(&frame, offload),
-            Some(DropReason::HeadersTooLong),
-            "TCP header ends beyond the head"
-        );
-        let mut payload = vec![6, 31];
-        payload.resize(256, 1);
-        payload.extend(golden::tcp(0, &[], &[0; 2000]));
-        let frame = golden::ethernet(&[], 0x86dd, &golden::ipv6(60, 64, &payload));
-        let offload = Offload { checksum: partial(310, 16).checksum, ..long.offload() };
-        assert_eq!(
-            reason(&frame, offload),
-            Some(DropReason::HeadersTooLong),
-            "extension header ends beyond the head"
-        );
+        // 22 + 40 + 64 + 60 = 186 bytes fit the head; others end beyond it, or beyond one of 2 KiB.
+        for network_extra in [8, 9, 10, 15, 16, 17, 30, 240, 250, 260, 2000] {
+            let long = Tcp { v6: true, tags: 2, network_extra, options: 10, ..Tcp::default() };
+            let emitted = finish(&long.frame(), long.offload(), &[500], OffloadCaps::NONE, NO_LIMIT).unwrap();
+            long.check(&emitted, OffloadCaps::NONE);
+        }
+    }
+
+    #[test]
+    fn tags_beyond_those_that_are_read_are_no_hindrance() {
+        let tcp = Tcp { tags: 2, ..Tcp::default() };
+        let mut loaded = load(&tcp.frame(), tcp.offload(), &[500]);
+        let tag = crate::wire::vlan::VlanTag { tpid: 0x88a8.into(), tci: 10.into() };
+        crate::edit::vlan::push_vlan(&mut loaded.burst.packets_mut()[0], tag).unwrap();
+        let mut count = 0;
+        let emit = |frame: &Frame<'_>| {
+            count += 1;
+            assert_eq!(frame.head[12..14], [0x88, 0xa8]);
+            Ok(())
+        };
+        assert_eq!(Finisher::new().finish(&loaded.burst.frame(0), OffloadCaps::NONE, NO_LIMIT, emit), Ok(()));
+        assert_eq!(count, 3);
+    }
+
+    /// Linux sends no such frames through virtio-net, but takes them.
+    #[test]
+    fn frame_without_a_length_is_cut_into_segments_that_have_one() {
+        for v6 in [false, true] {
+            let tcp = Tcp { v6, ..Tcp::default() };
+            let mut frame = tcp.frame();
+            frame[if v6 { 18 } else { 16 }..][..2].fill(0);
+            let emitted = finish(&frame, tcp.offload(), &[300], OffloadCaps::NONE, NO_LIMIT).unwrap();
+            tcp.check(&emitted, OffloadCaps::NONE);
+        }
     }
 
     fn any_tcp() -> impl Strategy<Value = Tcp> {

@@ -49,7 +49,7 @@ fn run_other(
         Action::PopVlan => pop_vlan(packet).map(|_| ()).ok_or(DropReason::HeadersTooLong),
         Action::SetVlan(vlan) => change_vlan(packet, vlan).ok_or(DropReason::HeadersTooLong),
         Action::Rewrite(index) => match actions.rewrite(index) {
-            Some(rewrite) => rewrite.apply(packet),
+            Some(rewrite) => rewrite.apply(burst, at),
             None => Err(DropReason::CannotRewrite),
         },
         Action::Punt(punt) => {

@@ -7,7 +7,7 @@ macro_rules! pipeline_stats {
         /// Counters of a pipeline.
         ///
         /// Each packet is in exactly one of `repeats`, `exact_hits`, `classifier_hits`, `upcalls`, `upcalls_over_budget` and
-        /// `too_short`.
+        /// `unreadable`.
         ///
         /// # Concurrency
         /// Written by the worker alone (a load and a store, relaxed), read by anyone at any time.
@@ -44,8 +44,8 @@ pipeline_stats! {
     upcalls,
     /// Packets dropped because their port's budget of upcalls was used up.
     upcalls_over_budget,
-    /// Packets too short to have a key.
-    too_short,
+    /// Packets dropped because they have no key: too short, or with an offload that would change their headers later.
+    unreadable,
     /// Copies handed to whoever listens.
     punts,
     /// Megaflows installed.

@@ -1,7 +1,8 @@
-//! ARP packets that resolve IPv4 addresses to Ethernet addresses; others count as absent.
+//! ARP packets that resolve IPv4 addresses to Ethernet addresses; others count as absent. Reverse ARP has the same packets
+//! under another Ethernet type.
 //!
 //! # Source
-//! RFC 826.
+//! RFC 826, RFC 903.
 
 use zerocopy::byteorder::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -10,6 +11,8 @@ use super::MacAddr;
 use super::ethernet::TYPE_IPV4;
 
 const HARDWARE_ETHERNET: u16 = 1;
+/// Linux takes this hardware type at Ethernet interfaces as well, since RFC 1042 networks use it.
+const HARDWARE_IEEE_802: u16 = 6;
 
 /// An ARP packet.
 #[derive(Debug, Clone, Copy, FromBytes, Immutable, KnownLayout, Unaligned)]
@@ -36,7 +39,7 @@ impl Packet {
     #[inline]
     pub fn parse(bytes: &[u8]) -> Option<&Self> {
         let (packet, _) = Self::ref_from_prefix(bytes).ok()?;
-        (packet.hardware_type.get() == HARDWARE_ETHERNET
+        (matches!(packet.hardware_type.get(), HARDWARE_ETHERNET | HARDWARE_IEEE_802)
             && packet.protocol_type.get() == TYPE_IPV4
             && packet.hardware_len == 6
             && packet.protocol_len == 4)

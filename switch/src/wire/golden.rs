@@ -200,6 +200,7 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("later fragment6", fragment6(0x0008)),
         ("udp6_extensions", udp6_extensions()),
         ("udp6_many_extensions", udp6_many_extensions(9)),
+        ("udp6 beyond the head", udp6_many_extensions(30)),
         ("arp", arp()),
         ("sctp4", sctp4()),
         ("icmp4", icmp4()),

@@ -11,7 +11,7 @@ pub const PROTOCOL_V4: u8 = 1;
 /// IP protocol number of ICMPv6.
 pub const PROTOCOL_V6: u8 = 58;
 
-/// The start of a message.
+/// The start of a message; receivers discard what is shorter.
 #[derive(Debug, Clone, Copy, FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Header {
@@ -21,4 +21,6 @@ pub struct Header {
     pub code: u8,
     /// Checksum.
     pub checksum: U16,
+    /// What these bytes are depends on the type; every message has them.
+    pub rest: [u8; 4],
 }

@@ -6,7 +6,7 @@
 use zerocopy::byteorder::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{FRAG_ANY, FRAG_LATER, Upper};
+use super::{Extent, FRAG_ANY, FRAG_LATER, Upper};
 
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET_MASK: u16 = 0x1fff;
@@ -36,17 +36,23 @@ pub struct Header {
 }
 
 impl Header {
-    /// The header at the start of `bytes`, of a packet that may be up to `available` bytes long; `None` if it is cut
-    /// short, or if its version or lengths are wrong.
+    /// The header at the start of `bytes`, of a packet that may fill `extent`; `None` if it is cut short, or if its lengths
+    /// are wrong. The version is what the Ethernet type says.
     #[inline]
-    pub fn parse(bytes: &[u8], available: usize) -> Option<&Self> {
+    pub fn parse(bytes: &[u8], extent: Extent) -> Option<&Self> {
         let (header, _) = Self::ref_from_prefix(bytes).ok()?;
-        let total_len = usize::from(header.total_len.get());
-        (header.version_ihl >> 4 == 4
-            && header.header_len() >= size_of::<Self>()
-            && header.header_len() <= total_len
-            && total_len <= available)
+        let end = header.end(extent);
+        (header.header_len() >= size_of::<Self>() && header.header_len() <= end && end <= extent.len)
             .then_some(header)
+    }
+
+    /// Bytes in the packet.
+    #[inline]
+    fn end(&self, extent: Extent) -> usize {
+        match self.total_len.get() {
+            0 if extent.is_tcp_gso => extent.len,
+            len => usize::from(len),
+        }
     }
 
     /// Bytes in the header, options included: a multiple of four, at most 60.
@@ -57,7 +63,7 @@ impl Header {
 
     /// What lies above the header.
     #[inline]
-    pub fn upper(&self) -> Upper {
+    pub fn upper(&self, extent: Extent) -> Upper {
         let flags_offset = self.flags_offset.get();
         let fragment = match (flags_offset & OFFSET_MASK, flags_offset & MORE_FRAGMENTS) {
             (0, 0) => 0,
@@ -67,8 +73,9 @@ impl Header {
         Upper {
             protocol: self.protocol,
             fragment,
+            is_routed: false,
             offset: self.header_len(),
-            end: usize::from(self.total_len.get()),
+            end: self.end(extent),
         }
     }
 }

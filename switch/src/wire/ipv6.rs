@@ -1,22 +1,21 @@
 //! IPv6 headers and the walk over extension headers.
 //!
-//! The walk passes hop-by-hop options, routing, destination options, fragment and authentication headers, at most
-//! `MAX_EXTENSIONS` of them. It ends at the first other header, at one that does not lie whole in the head, and behind
-//! the header of a later fragment; the number of the header where it ended becomes the protocol. Ending too early is
-//! merely less exact: such a packet has no transport fields, it is never matched on wrong ones.
+//! The walk passes hop-by-hop options, routing, destination options, fragment and authentication headers, however many
+//! there are. It ends at the first other header and behind the header of a later fragment; the number of the header where
+//! it ended becomes the protocol. A chain that does not end before its packet does is malformed.
 //!
 //! # Source
-//! RFC 8200 §3 and §4, RFC 4302 §2 (the authentication header's odd length unit), RFC 6946 (atomic fragments).
+//! RFC 8200 §3 and §4, RFC 4302 §2 (the authentication header's odd length unit), RFC 2675 (a length of zero).
 
 use zerocopy::byteorder::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{FRAG_ANY, FRAG_LATER, Upper};
+use super::{Extent, FRAG_ANY, FRAG_LATER, Missing, Upper};
 
 /// Bytes in the fixed header.
 pub const HEADER_LEN: usize = 40;
-/// Most extension headers that are passed. Real packets carry one or two.
-pub const MAX_EXTENSIONS: usize = 8;
+/// Shortest extension header.
+const EXTENSION_MIN: usize = 8;
 
 /// Hop-by-hop options header.
 pub const HOP_BY_HOP: u8 = 0;
@@ -31,11 +30,10 @@ pub const DESTINATION: u8 = 60;
 
 const FRAGMENT_LEN: usize = 8;
 const FRAGMENT_OFFSET_MASK: u16 = 0xfff8;
-const FRAGMENT_MORE: u16 = 1;
 
 /// Whether the walk passes headers of this number.
 #[inline]
-pub fn is_extension(protocol: u8) -> bool {
+fn is_extension(protocol: u8) -> bool {
     matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
 }
 
@@ -57,12 +55,12 @@ pub struct Header {
 }
 
 impl Header {
-    /// The header at the start of `bytes`, of a packet that may be up to `available` bytes long; `None` if it is cut
-    /// short, or if its version or length is wrong.
+    /// The header at the start of `bytes`, of a packet that may fill `extent`; `None` if it is cut short, or if its length is
+    /// wrong. The version is what the Ethernet type says.
     #[inline]
-    pub fn parse(bytes: &[u8], available: usize) -> Option<&Self> {
+    pub fn parse(bytes: &[u8], extent: Extent) -> Option<&Self> {
         let (header, _) = Self::ref_from_prefix(bytes).ok()?;
-        (header.version_class_label.get() >> 28 == 6 && header.end() <= available).then_some(header)
+        (header.end(extent) <= extent.len).then_some(header)
     }
 
     /// Traffic class.
@@ -78,67 +76,69 @@ impl Header {
         self.version_class_label.get() & 0xf_ffff
     }
 
-    fn end(&self) -> usize {
-        HEADER_LEN + usize::from(self.payload_len.get())
+    /// Bytes in the packet.
+    ///
+    /// A length of zero before hop-by-hop options stands for a length in these options. Such a jumbogram is longer than any
+    /// frame here; but Linux takes the whole frame for the packet when those options have no length.
+    #[inline]
+    fn end(&self, extent: Extent) -> usize {
+        match self.payload_len.get() {
+            0 if self.next_header == HOP_BY_HOP || extent.is_tcp_gso => extent.len,
+            len => HEADER_LEN + usize::from(len),
+        }
     }
 
     /// What lies above the header and its extension headers; `bytes` starts at the header.
+    ///
+    /// # Errors
+    /// An extension header is malformed or lies beyond the head.
     #[inline]
-    pub fn upper(&self, bytes: &[u8]) -> Upper {
-        let upper = Upper { protocol: self.next_header, fragment: 0, offset: HEADER_LEN, end: self.end() };
-        if is_extension(upper.protocol) { pass_extensions(upper, bytes) } else { upper }
+    pub fn upper(&self, bytes: &[u8], extent: Extent) -> Result<Upper, Missing> {
+        let upper = Upper {
+            protocol: self.next_header,
+            fragment: 0,
+            is_routed: false,
+            offset: HEADER_LEN,
+            end: self.end(extent),
+        };
+        if is_extension(upper.protocol) { pass_extensions(upper, bytes) } else { Ok(upper) }
     }
 }
 
-/// Whether a routing header says that the destination is a way station: `bytes` starts at a well-formed fixed header. What
-/// lies beyond the head is not seen.
-///
-/// # Source
-/// RFC 8200 §4.4 and §8.1.
-pub fn has_segments_left(bytes: &[u8]) -> bool {
-    let Some((header, _)) = Header::ref_from_prefix(bytes).ok() else { return false };
-    let (mut protocol, mut at) = (header.next_header, HEADER_LEN);
-    for _ in 0..MAX_EXTENSIONS {
-        let Some(&[next_header, len, _, segments_left, ..]) = bytes.get(at..) else { return false };
-        at += match protocol {
-            ROUTING if segments_left > 0 => return true,
-            HOP_BY_HOP | ROUTING | DESTINATION => (usize::from(len) + 1) * 8,
-            AUTHENTICATION => (usize::from(len) + 2) * 4,
-            FRAGMENT => FRAGMENT_LEN,
-            _ => return false,
-        };
-        protocol = next_header;
-    }
-    false
-}
-
-fn pass_extensions(mut upper: Upper, bytes: &[u8]) -> Upper {
-    for _ in 0..MAX_EXTENSIONS {
-        let rest = upper.payload(bytes);
-        let &[next_header, len, offset_high, offset_low, ..] = rest else { break };
-        let len = match upper.protocol {
-            HOP_BY_HOP | ROUTING | DESTINATION => (usize::from(len) + 1) * 8,
-            AUTHENTICATION => (usize::from(len) + 2) * 4,
-            FRAGMENT => FRAGMENT_LEN,
-            _ => break,
-        };
-        if len > rest.len() {
-            break;
+fn pass_extensions(mut upper: Upper, bytes: &[u8]) -> Result<Upper, Missing> {
+    // Bound: each round passes at least eight bytes of the packet.
+    while is_extension(upper.protocol) {
+        let room = upper.end.saturating_sub(upper.offset);
+        if room < EXTENSION_MIN {
+            return Err(Missing::Malformed);
         }
-        if upper.protocol == FRAGMENT {
-            let field = u16::from_be_bytes([offset_high, offset_low]);
-            if field & FRAGMENT_OFFSET_MASK != 0 {
+        let header = bytes.get(upper.offset..).and_then(|rest| rest.first_chunk::<EXTENSION_MIN>());
+        let &[next_header, len, third, fourth, ..] = header.ok_or(Missing::Beyond)?;
+        let len = match upper.protocol {
+            FRAGMENT => FRAGMENT_LEN,
+            AUTHENTICATION => (usize::from(len) + 2) * 4,
+            _ => (usize::from(len) + 1) * 8,
+        };
+        if len > room {
+            return Err(Missing::Malformed);
+        }
+        upper.offset += len;
+        match upper.protocol {
+            FRAGMENT => match u16::from_be_bytes([third, fourth]) {
+                0 => {}
                 // The next header is that of the first fragment's start, which may be a further extension header.
-                upper.fragment = FRAG_ANY | FRAG_LATER;
-                upper.offset += len;
-                break;
-            }
-            if field & FRAGMENT_MORE != 0 {
-                upper.fragment = FRAG_ANY;
-            }
+                field if field & FRAGMENT_OFFSET_MASK != 0 => {
+                    upper.fragment = FRAG_ANY | FRAG_LATER;
+                    return Ok(upper);
+                }
+                // More fragments follow, or a bit is set that has no meaning: to Open vSwitch that is a fragment, too.
+                _ => upper.fragment = FRAG_ANY,
+            },
+            // The fourth byte counts the stations that are left (RFC 8200 §4.4).
+            ROUTING => upper.is_routed |= fourth > 0,
+            _ => {}
         }
         upper.protocol = next_header;
-        upper.offset += len;
     }
-    upper
+    Ok(upper)
 }

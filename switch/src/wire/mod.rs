@@ -5,7 +5,15 @@
 //! a slice of any length and content, and none of them panics. Nothing is verified that does not decide where the next
 //! header lies; checksums are left to the receiver.
 //!
-//! Only the head is read. A header that starts in the head but ends beyond it counts as absent.
+//! What counts as malformed decides what rules see, and a guest chooses its bytes so that a rule does not see what the
+//! receiver acts on. The question at each check is therefore what receivers do, not what senders should: a header is
+//! malformed if no receiver would read it. Where receivers differ, Open vSwitch's reading counts, as long as rules for it
+//! can be written that hold.
+//!
+//! Only the head is read, which may be shorter than the packet: a header that lies beyond it is not absent, but
+//! [`Missing::Beyond`] the head, which the caller then makes longer.
+
+use std::mem::offset_of;
 
 /// Ethernet and its VLAN tags.
 pub mod ethernet;
@@ -51,13 +59,41 @@ pub const FRAG_ANY: u8 = 1;
 /// Fragment flag: the packet is a fragment other than the first, so it has no transport header.
 pub const FRAG_LATER: u8 = 2;
 
+/// How much of a frame there is from a network header on, of which the head may hold less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes in the frame from the header on.
+    pub len: usize,
+    /// The frame is to be cut into TCP segments. Receivers then take a length of zero in the header for all there is, as
+    /// Linux does since lengths of more than 16 bits exist (BIG TCP).
+    pub is_tcp_gso: bool,
+}
+
+impl Extent {
+    /// That many bytes, none of which is to be segmented.
+    pub fn of(len: usize) -> Self {
+        Self { len, is_tcp_gso: false }
+    }
+}
+
+/// Why a header cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// It is malformed or cut short by the end of its packet.
+    Malformed,
+    /// It does not lie whole in the head, but the packet is longer than its head.
+    Beyond,
+}
+
 /// What lies above an IP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Upper {
-    /// IP protocol of the bytes at `offset`; for IPv6 the number of the header at which the walk ended.
+    /// IP protocol of the bytes at `offset`; of later fragments over IPv6 the fragment header's own number.
     pub protocol: u8,
     /// [`FRAG_ANY`] and [`FRAG_LATER`].
     pub fragment: u8,
+    /// An IPv6 routing header names further stations, so that the destination is not the last one.
+    pub is_routed: bool,
     /// Where the bytes lie, from the start of the IP header; may lie beyond the head.
     pub offset: usize,
     /// Where the IP packet ends, from the start of its header; padding of the frame follows.
@@ -69,5 +105,41 @@ impl Upper {
     #[inline]
     pub fn payload<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         bytes.get(self.offset..self.end.min(bytes.len())).unwrap_or_default()
+    }
+
+    /// Whether `bytes`, which start at the IP header, hold the longest transport header that the switch reads, or all of the
+    /// packet.
+    #[inline]
+    pub fn is_in(&self, bytes: &[u8]) -> bool {
+        bytes.len() >= self.end.min(self.offset + LONGEST_TRANSPORT)
+    }
+}
+
+/// Bytes of the longest fixed part of a transport header that the switch reads.
+pub const LONGEST_TRANSPORT: usize = size_of::<tcp::Header>();
+
+/// The fixed part of a transport header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transport {
+    /// Bytes in it. A packet with fewer does not have the header.
+    pub len: usize,
+    /// Where its checksum stands.
+    pub checksum: usize,
+}
+
+impl Transport {
+    /// The header of this IP protocol, if it is one that the switch reads.
+    pub fn of(protocol: u8, version: layers::IpVersion) -> Option<Self> {
+        use layers::IpVersion::{V4, V6};
+        let (len, checksum) = match (protocol, version) {
+            (tcp::PROTOCOL, _) => (size_of::<tcp::Header>(), offset_of!(tcp::Header, checksum)),
+            (udp::PROTOCOL, _) => (size_of::<udp::Header>(), offset_of!(udp::Header, checksum)),
+            (sctp::PROTOCOL, _) => (size_of::<sctp::Header>(), offset_of!(sctp::Header, crc)),
+            (icmp::PROTOCOL_V4, V4) | (icmp::PROTOCOL_V6, V6) => {
+                (size_of::<icmp::Header>(), offset_of!(icmp::Header, checksum))
+            }
+            _ => return None,
+        };
+        Some(Self { len, checksum })
     }
 }

@@ -1,10 +1,12 @@
 //! Neighbour solicitations and advertisements with their link-layer address options.
 //!
-//! A message that a receiver must discard has none of these fields, so that a rule which guards against forged
-//! neighbours cannot be passed by a message that is malformed.
+//! The options of a message are read up to the first one that is malformed, where receivers discard the message. Of options
+//! that are given twice the first counts, as it does for Linux and FreeBSD. A guard against forged neighbours must see what
+//! its guests would believe, so no message is passed over for being odd. (Open vSwitch takes one with doubled options for
+//! one without a target.)
 //!
 //! # Source
-//! RFC 4861 §4.3, §4.4, §4.6.1, §7.1.
+//! RFC 4861 §4.3, §4.4, §4.6.1.
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
@@ -14,23 +16,19 @@ use super::{MacAddr, icmp};
 pub const SOLICITATION: u8 = 135;
 /// ICMPv6 type of a neighbour advertisement.
 pub const ADVERTISEMENT: u8 = 136;
-/// Hop limit that proves a message was not routed.
-pub const HOP_LIMIT: u8 = 255;
-/// Most options that are looked at; a message with more counts as malformed. Real ones carry one or two.
-pub const MAX_OPTIONS: usize = 8;
 
 /// Option: the sender's link-layer address.
 pub const SOURCE_LINK_LAYER: u8 = 1;
 /// Option: the target's link-layer address.
 pub const TARGET_LINK_LAYER: u8 = 2;
-/// Where the options start in a solicitation or advertisement.
-pub const OPTIONS: usize = size_of::<Message>();
+
+/// Bytes of an option with an Ethernet address, which is also the unit in which options count their length.
+const OPTION_LEN: usize = 8;
 
 #[derive(Clone, Copy, FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct Message {
     icmp: icmp::Header,
-    flags: [u8; 4],
     target: [u8; 16],
 }
 
@@ -45,36 +43,45 @@ pub struct Neighbour {
     pub target_mac: MacAddr,
 }
 
+/// Whether an ICMPv6 message that starts so is a solicitation or advertisement.
+#[inline]
+pub fn is_neighbour(header: &icmp::Header) -> bool {
+    matches!(header.kind, SOLICITATION | ADVERTISEMENT) && header.code == 0
+}
+
+/// Where the link-layer addresses lie in the options of the whole message `bytes`, which starts at the ICMPv6 header:
+/// source and target.
+pub fn link_layer_addresses(bytes: &[u8]) -> [Option<usize>; 2] {
+    let (mut source, mut target) = (None, None);
+    let mut at = size_of::<Message>();
+    // Bound: each round passes at least eight bytes of the message.
+    while let Some(&[kind, units, ..]) = bytes.get(at..).and_then(|rest| rest.first_chunk::<OPTION_LEN>()) {
+        let len = usize::from(units) * OPTION_LEN;
+        if len == 0 || len > bytes.len() - at {
+            break;
+        }
+        match kind {
+            SOURCE_LINK_LAYER if len == OPTION_LEN => source = source.or(Some(at + 2)),
+            TARGET_LINK_LAYER if len == OPTION_LEN => target = target.or(Some(at + 2)),
+            _ => {}
+        }
+        at += len;
+    }
+    [source, target]
+}
+
 impl Neighbour {
-    /// Reads the ICMPv6 message at the start of `bytes`, which came with `hop_limit`; `None` if it is no solicitation or
-    /// advertisement, or one that a receiver discards: not from this link, with a code, or with bad options. An
-    /// option that is given twice also makes it bad: which of the two a receiver believes is anyone's guess.
-    pub fn parse(bytes: &[u8], hop_limit: u8) -> Option<Self> {
-        let (message, mut options) = Message::ref_from_prefix(bytes).ok()?;
-        let is_neighbour = matches!(message.icmp.kind, SOLICITATION | ADVERTISEMENT);
-        if !is_neighbour || message.icmp.code != 0 || hop_limit != HOP_LIMIT {
+    /// Where the target lies in a message.
+    pub const TARGET: std::ops::Range<usize> = size_of::<icmp::Header>()..size_of::<Message>();
+
+    /// Reads the whole ICMPv6 message `bytes`; `None` if it is no solicitation or advertisement, or is cut short.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let (message, _) = Message::ref_from_prefix(bytes).ok()?;
+        if !is_neighbour(&message.icmp) {
             return None;
         }
-        let (mut source, mut target) = (None, None);
-        for _ in 0..MAX_OPTIONS {
-            let &[kind, units, ..] = options else { break };
-            let (option, rest) = options.split_at_checked(usize::from(units) * 8)?;
-            // The shortest option is one unit; this also catches the zero length.
-            let address = option.get(2..8)?.first_chunk::<6>()?;
-            let seen = match kind {
-                SOURCE_LINK_LAYER => source.replace(*address),
-                TARGET_LINK_LAYER => target.replace(*address),
-                _ => None,
-            };
-            if seen.is_some() {
-                return None;
-            }
-            options = rest;
-        }
-        options.is_empty().then(|| Neighbour {
-            target: message.target,
-            source_mac: source.unwrap_or_default(),
-            target_mac: target.unwrap_or_default(),
-        })
+        let [source_mac, target_mac] = link_layer_addresses(bytes)
+            .map(|at| at.and_then(|at| bytes.get(at..)?.first_chunk().copied()).unwrap_or_default());
+        Some(Neighbour { target: message.target, source_mac, target_mac })
     }
 }

@@ -41,6 +41,14 @@ pub struct Header {
 }
 
 impl Header {
+    /// The header at the start of `bytes`, of a segment of `len` bytes; `None` if it is cut short, or if its length is wrong.
+    /// The options need not lie in `bytes`.
+    #[inline]
+    pub fn parse(bytes: &[u8], len: usize) -> Option<&Self> {
+        let (header, _) = Self::ref_from_prefix(bytes).ok()?;
+        (header.header_len() >= size_of::<Self>() && header.header_len() <= len).then_some(header)
+    }
+
     /// Bytes in the header, options included; below 20 if the header is malformed.
     #[inline]
     pub fn header_len(&self) -> usize {

@@ -21,6 +21,17 @@ pub const VID: u16 = 0x0fff;
 /// Bits of a tag's control field that hold the priority.
 pub const PCP: u16 = 0xe000;
 
+/// How many tags of a frame are read. Further ones are payload: to rules, the Ethernet type of the frame is then that of a
+/// tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VlanLimit {
+    /// The outer one, as in Open vSwitch unless it is told otherwise.
+    #[default]
+    One,
+    /// Outer and inner one.
+    Two,
+}
+
 /// Whether an Ethernet type announces a tag.
 #[inline]
 pub fn is_tag(eth_type: u16) -> bool {

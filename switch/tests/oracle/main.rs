@@ -22,7 +22,7 @@ use vsteer_switch::action::{Action, Punt, Verdict};
 use vsteer_switch::bridge::config::SwitchConfig;
 use vsteer_switch::bridge::fdb::Fdb;
 use vsteer_switch::drop_reason::DropReason;
-use vsteer_switch::flow::extract::extract;
+use vsteer_switch::flow::extract::extract_at;
 use vsteer_switch::flow::key::{Depth, FlowKey, Mask};
 use vsteer_switch::megaflow::Megaflow;
 use vsteer_switch::packet::{Burst, Frame, Offload, Segment};
@@ -137,9 +137,10 @@ fn sorted(mut traffic: Traffic) -> Traffic {
     Traffic { dropped, ..traffic }
 }
 
-fn key_of(burst: &Burst) -> FlowKey {
+fn key_of(world: &World, burst: &mut Burst) -> FlowKey {
     let mut key = FlowKey::default();
-    extract(&burst.packets()[0], Depth::Transport, &mut key);
+    let extracted = extract_at(burst, 0, world.config.vlan_limit(), Depth::Transport, &mut key);
+    assert_eq!(extracted, Ok(()));
     key
 }
 
@@ -243,7 +244,7 @@ fn compare(world: &World, random: &mut Random, packets: usize, coverage: &mut Co
     };
     for (packet, bytes) in pool.iter().zip(&bytes) {
         fill(&mut burst, packet.port(), &[bytes]);
-        let key = key_of(&burst);
+        let key = key_of(world, &mut burst);
         let translation = translate(&key, &world.state(), &mut ());
         coverage.note(&translation);
         let bits: Vec<usize> = (0..FLIPS).map(|_| random.below(FlowKey::WORDS * 64)).collect();
@@ -289,7 +290,7 @@ fn compare(world: &World, random: &mut Random, packets: usize, coverage: &mut Co
 fn explain(world: &World, rules: &Rules<'_>, packet: &Plain, bytes: &[u8]) -> Option<String> {
     let mut burst = Burst::new();
     fill(&mut burst, packet.port(), &[bytes]);
-    let translation = translate(&key_of(&burst), &world.state(), &mut ());
+    let translation = translate(&key_of(world, &mut burst), &world.state(), &mut ());
     let cx = Context {
         now_ms: 1,
         state: SwitchState { config: &world.config, fdb: &world.fdb, rules: &world.rules },
@@ -329,7 +330,7 @@ fn mask_widened_by_one_bit_is_caught() {
             let packet = generate::packet(&mut random, &world.specs);
             let mut burst = Burst::new();
             fill(&mut burst, packet.port(), &[&packet.bytes()]);
-            let key = key_of(&burst);
+            let key = key_of(&world, &mut burst);
             let mask = translate(&key, &world.state(), &mut ()).mask;
             let matters = bit_that_matters(&key, &mask, &world.state(), 0..FlowKey::WORDS * 64);
             assert_eq!(matters, None, "{packet:?} under {mask:?}");

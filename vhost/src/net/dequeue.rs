@@ -5,15 +5,12 @@
 
 use vsteer_switch::counters::PortCounters;
 use vsteer_switch::drop_reason::DropReason;
-use vsteer_switch::packet::{BURST, Burst, MAX_FRAME_BYTES, Offload, Segment};
+use vsteer_switch::packet::{BURST, Burst, MAX_FRAME_BYTES, MIN_FRAME_BYTES, Offload, Segment};
 use vsteer_switch::port::PortId;
 
 use super::features::Negotiated;
 use super::header::{self, HEADER_BYTES, NetHeader};
 use crate::ring::{Access, AvailChain, RingFault, SplitRing};
-
-/// Shortest frame: an Ethernet header.
-const MIN_FRAME_BYTES: usize = 14;
 
 /// Longest chain of pieces that one frame may have.
 const MAX_SEGMENTS: usize = 1024;
