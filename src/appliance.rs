@@ -54,6 +54,7 @@ use vsteer_switch::bridge::config::SwitchConfig;
 use vsteer_switch::bridge::fdb::Fdb;
 use vsteer_switch::port::{MAX_PORTS, PortId};
 use vsteer_switch::rule::edit::Edit;
+use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::set::RuleSet;
 use vsteer_vhost::net::queue::KickPoller;
 
@@ -114,12 +115,35 @@ struct PortTable {
 }
 
 impl Appliance {
+    /// Finds what would keep [`start`](Self::start) from succeeding now, and changes nothing.
+    ///
+    /// # Errors
+    /// All that was found, one thing a line.
+    pub fn check(config: &Config) -> Result<(), Refusal> {
+        let mut numbers = PortNumbers::default();
+        config.ports.iter().try_for_each(|port| claim(&mut numbers, &port.name, |_| false).map(drop))?;
+        let problems: Vec<String> = check_rules(config, &numbers)
+            .err()
+            .into_iter()
+            .map(|refusal| refusal.text)
+            .chain(
+                config
+                    .ports
+                    .iter()
+                    .filter_map(|port| OpenPort::check(port).err().map(|error| error.to_string())),
+            )
+            .collect();
+        if problems.is_empty() { Ok(()) } else { Err(Refusal::failed(problems.join("\n"))) }
+    }
+
     /// Starts workers and opens every port of `config`, which was read from `origin`. Its rules and mirrors are there before
     /// the first port is. A thread that fails pulls `trigger`.
     ///
     /// # Errors
-    /// A thread cannot be made, or a port cannot be opened; everything opened so far is closed again.
+    /// A thread cannot be made, or a port cannot be opened. What can be found beforehand is, and then nothing was touched;
+    /// else everything opened so far is closed again.
     pub fn start(config: &Config, origin: ConfigOrigin, trigger: &Trigger) -> Result<Self, Refusal> {
+        Self::check(config)?;
         let worker_count = config.workers.len();
         let fabric = Arc::new(Fabric {
             topology: Published::new(Topology::empty(worker_count)),
@@ -165,7 +189,7 @@ impl Appliance {
         let mut table = self.ports.lock();
         let mut numbers = PortNumbers::default();
         config.ports.iter().try_for_each(|port| self.claim(&mut numbers, &port.name).map(drop))?;
-        let rules = read_rules(config, &numbers).map_err(|error| Refusal::invalid(error.to_string()))?;
+        let rules = check_rules(config, &numbers)?;
         table.numbers = Arc::new(numbers);
         table.mirrors.clone_from(&config.mirrors);
         self.publish_all(&table, |_| rules.clone().map(Edit::Replace));
@@ -260,14 +284,7 @@ impl Appliance {
     /// Gives `name` its number.
     fn claim(&self, numbers: &mut PortNumbers, name: &str) -> Result<PortId, Refusal> {
         let rules = Arc::clone(&self.fabric.topology.load().rules);
-        let is_meant = |port| rules.rules().any(|rule| rule.spec().names_port(port));
-        numbers.claim(name, is_meant).ok_or_else(|| {
-            let message = format!(
-                "all {MAX_PORTS} port numbers are taken, by ports or by rules about ports that are gone; delete one of \
-                 either first"
-            );
-            Refusal::taken(message)
-        })
+        claim(numbers, name, |port| rules.rules().any(|rule| rule.spec().names_port(port)))
     }
 
     /// What ports are called, those that are gone included.
@@ -299,6 +316,32 @@ impl Appliance {
     pub fn punts(&self) -> punt::Report {
         self.fabric.punts.report()
     }
+}
+
+/// Gives `name` its number, which is none that `is_meant` by rules about a port that is gone.
+fn claim(
+    numbers: &mut PortNumbers,
+    name: &str,
+    is_meant: impl Fn(PortId) -> bool,
+) -> Result<PortId, Refusal> {
+    numbers.claim(name, is_meant).ok_or_else(|| {
+        let message = format!(
+            "all {MAX_PORTS} port numbers are taken, by ports or by rules about ports that are gone; delete one of \
+             either first"
+        );
+        Refusal::taken(message)
+    })
+}
+
+/// The rules to start with, if a set takes them.
+fn check_rules(config: &Config, numbers: &PortNumbers) -> Result<Option<Vec<RuleSpec>>, Refusal> {
+    let rules = read_rules(config, numbers).map_err(|error| Refusal::invalid(error.to_string()))?;
+    if let Some(rules) = &rules {
+        let edit = Edit::Replace(rules.clone());
+        let edited = RuleSet::learning_switch(0).edit(&[edit], 0);
+        edited.map_err(|error| Refusal::invalid(format!("rules: {error}")))?;
+    }
+    Ok(rules)
 }
 
 /// What the slow path knows of the ports and mirrors of `table`.

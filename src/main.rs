@@ -8,6 +8,7 @@ use std::sync::Arc;
 use vsteer::appliance::Appliance;
 use vsteer::cli::{CAPABILITIES, Invocation, RunArgs};
 use vsteer::command::Commands;
+use vsteer::config::Config;
 use vsteer::control::server::{Limits, Server};
 use vsteer::logging;
 use vsteer::notify::{self, Shutdown};
@@ -34,15 +35,17 @@ fn run(args: &RunArgs) -> Result<(), Box<dyn Error>> {
     let origin = args.origin()?;
     let config = origin.read()?;
     if args.is_check() {
+        check(args, &config)?;
         return print(&config.to_string());
     }
     logging::start(args.log())?;
     let mut shutdown = Shutdown::new()?;
+    // The control socket comes first: of two that are started by mistake with one configuration, the second ends here,
+    // before it has opened a port.
+    let control = config.control.as_deref().map(Server::reserve).transpose()?;
     let appliance = Arc::new(Appliance::start(&config, origin, &shutdown.trigger())?);
-    let control = config
-        .control
-        .as_deref()
-        .map(|path| Server::start(path, Arc::new(Commands(Arc::clone(&appliance))), Limits::default()))
+    let control = control
+        .map(|socket| Server::start(socket, Arc::new(Commands(Arc::clone(&appliance))), Limits::default()))
         .transpose()?;
     notify::ready();
     let signal = shutdown.wait();
@@ -54,6 +57,16 @@ fn run(args: &RunArgs) -> Result<(), Box<dyn Error>> {
         Some(_) => Ok(()),
         None => Err("a thread of the switch failed, which is a bug: see above; start vsteer again".into()),
     }
+}
+
+/// Finds what would keep [`run`] from starting now, all of it.
+fn check(args: &RunArgs, config: &Config) -> Result<(), Box<dyn Error>> {
+    logging::check(args.log())?;
+    let control = config.control.as_deref().map_or(Ok(()), Server::check).map_err(|error| error.to_string());
+    let appliance = Appliance::check(config).map_err(|error| error.to_string());
+    let problems: Vec<String> = [control, appliance].into_iter().filter_map(Result::err).collect();
+    // Each problem is a line, and each line says who says it.
+    if problems.is_empty() { Ok(()) } else { Err(problems.join("\n").replace('\n', "\nvsteer: ").into()) }
 }
 
 /// Prints on standard output; a reader that has gone is no error.

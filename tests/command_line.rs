@@ -39,24 +39,25 @@ fn version_is_printed() {
 fn check_prints_file_and_command_line_together() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("vsteer.toml");
-    std::fs::write(&file, "poll = \"busy\"\n[port.host]\ntype = \"tap\"\ninterface = \"vsteer0\"\n").unwrap();
-    let args = [
-        "run",
-        "--check",
-        "--config",
-        file.to_str().unwrap(),
-        "--port",
-        "vm0=vhost-user:/run/vm0.sock,vlan=10",
-    ];
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (control, vm0, vm1) = (path("control"), path("vm0"), path("vm1"));
+    let text = format!(
+        "poll = \"busy\"\ncontrol = {control:?}\n[port.vm1]\ntype = \"vhost-user\"\npath = {vm1:?}\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let port = format!("vm0=vhost-user:{vm0},vlan=10");
+    let args = ["run", "--check", "--config", file.to_str().unwrap(), "--port", &port];
     assert_eq!(
         printed(&args),
-        "\
+        format!(
+            "\
 workers  1 (not pinned)
 poll     busy
-control  /run/vsteer.sock
-port     host=tap:vsteer0,mac-limit=4096,queues=1,csum=on,tso=on
-port     vm0=vhost-user:/run/vm0.sock,vlan=10,mac-limit=4096,queues=16,csum=on,tso=on
+control  {control}
+port     vm1=vhost-user:{vm1},mac-limit=4096,queues=16,csum=on,tso=on
+port     vm0=vhost-user:{vm0},vlan=10,mac-limit=4096,queues=16,csum=on,tso=on
 "
+        )
     );
 }
 

@@ -167,5 +167,5 @@ fn why_a_start_fails_is_said_even_if_standard_error_is_slow() {
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     assert_eq!(process.wait().unwrap().code(), Some(1));
-    assert!(text.trim().starts_with("vsteer: /nonexistent/vm0: "), "{text}");
+    assert!(text.trim().starts_with("vsteer: /nonexistent/control: "), "{text}");
 }

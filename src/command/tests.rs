@@ -186,7 +186,12 @@ impl Rig {
         let config = origin.read().unwrap();
         let appliance = Arc::new(Appliance::start(&config, origin, &shutdown.trigger()).unwrap());
         let commands = Arc::new(Commands(Arc::clone(&appliance)));
-        let server = Server::start(&folder.path().join("control"), commands, Limits::default()).unwrap();
+        let server = Server::start(
+            Server::reserve(&folder.path().join("control")).unwrap(),
+            commands,
+            Limits::default(),
+        )
+        .unwrap();
         Self { _server: server, appliance, folder, _shutdown: shutdown }
     }
 

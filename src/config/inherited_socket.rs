@@ -1,11 +1,15 @@
 //! A socket that the program which started us left open, as `--fd=N` names it.
 #![allow(unsafe_code, reason = "takes ownership of a file descriptor that is known by its number only")]
 
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockType, SockaddrLike, SockaddrStorage, UnixAddr, getpeername, getsockname, getsockopt,
+    sockopt,
+};
 
 use super::error::Problem;
 
@@ -32,6 +36,7 @@ impl InheritedSocket {
             .map_err(|errno| format!("no such open descriptor ({errno}); the parent must leave it open"))?;
         let listening = getsockopt(&borrowed, sockopt::AcceptConn)
             .map_err(|errno| format!("not a socket ({errno}); pass a unix stream socket"))?;
+        check_kind(borrowed, listening)?;
         fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
             .map_err(|errno| format!("cannot be marked close-on-exec: {errno}"))?;
         // SAFETY: the descriptor is open (checked above) and nobody in this process owns it: it was opened by our
@@ -48,6 +53,25 @@ impl InheritedSocket {
     /// The descriptor's number, for messages.
     pub fn number(&self) -> RawFd {
         self.number
+    }
+}
+
+/// Makes sure that a socket is one that a front-end can be at the other end of.
+fn check_kind(socket: BorrowedFd<'_>, listening: bool) -> Result<(), Problem> {
+    let odd =
+        |errno| format!("cannot be asked what kind of socket it is: {errno}; pass a unix stream socket");
+    if getsockopt(&socket, sockopt::SockType).map_err(odd)? != SockType::Stream {
+        return Err("not a stream socket; pass a unix stream socket".into());
+    }
+    let address = getsockname::<SockaddrStorage>(socket.as_raw_fd()).map_err(odd)?;
+    if address.family() != Some(AddressFamily::Unix) {
+        return Err("not a unix socket; pass a unix stream socket".into());
+    }
+    match getpeername::<UnixAddr>(socket.as_raw_fd()) {
+        Err(Errno::ENOTCONN) if !listening => {
+            Err("neither connected nor listening; connect it, or let it listen, before it is passed".into())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -70,6 +94,8 @@ mod tests {
     use std::os::fd::IntoRawFd;
     use std::os::unix::net::{UnixListener, UnixStream};
 
+    use nix::sys::socket::{SockFlag, socket};
+
     use super::*;
 
     #[test]
@@ -86,6 +112,13 @@ mod tests {
         let error = |number| InheritedSocket::take(number).unwrap_err().to_string();
         assert!(error(1).contains("standard streams"));
         assert!(error(900_000).contains("no such open descriptor"));
+        let datagrams = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        assert!(error(AsRawFd::as_raw_fd(&datagrams)).contains("not a stream socket"));
+        let internet = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(error(AsRawFd::as_raw_fd(&internet)).contains("not a unix socket"));
+        let (family, kind) = (AddressFamily::Unix, SockType::Stream);
+        let idle = socket(family, kind, SockFlag::empty(), None).unwrap();
+        assert!(error(AsRawFd::as_raw_fd(&idle)).contains("neither connected nor listening"));
         let file = std::fs::File::open("/dev/null").unwrap();
         assert!(error(std::os::fd::AsRawFd::as_raw_fd(&file)).contains("not a socket"));
     }

@@ -45,6 +45,7 @@ use vsteer_switch::bridge::mirror::MAX_MIRRORS;
 use vsteer_switch::port::MAX_PORTS;
 
 use self::rules::ListedPorts;
+use crate::socket_file::identity_of;
 
 pub use self::cpu::CpuList;
 pub(crate) use self::cpu::pin_to;
@@ -287,6 +288,19 @@ fn merge_mirrors(
     Ok(file.into_iter().map(|mirror| mirror.value).collect())
 }
 
+/// Refuses a port on the control socket.
+fn refuse_shared_control(config: &Config) -> Result<(), ConfigError> {
+    let Some(control) = &config.control else { return Ok(()) };
+    let path = identity_of(control);
+    match config.ports.iter().find(|port| port.identity().1 == path) {
+        Some(port) => Err(ConfigError::new(
+            format!("port {}", port.name),
+            format!("{} is the control socket; choose another path for one of them", port.address()),
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Refuses two ports with one name, on one socket or interface, or that are both the local port.
 pub(crate) fn refuse_shared(ports: &[Placed<PortSpec>]) -> Result<(), ConfigError> {
     let mut names = HashMap::new();
@@ -353,6 +367,7 @@ impl ConfigOrigin {
         };
         let mut config = Config::merge(self.line.clone(), file)?;
         config.control = config.control.or_else(|| self.default_control.clone());
+        refuse_shared_control(&config)?;
         Ok(config)
     }
 }

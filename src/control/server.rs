@@ -116,12 +116,32 @@ struct Connected {
 }
 
 impl Server {
-    /// Listens at `path` and answers from `service`, within `limits`.
+    /// The socket at `path`, for a server that is to [`start`](Self::start) on it. Nobody can connect before.
     ///
     /// # Errors
-    /// The socket cannot be had, or no thread can be started.
-    pub fn start(path: &Path, service: Arc<dyn Service>, limits: Limits) -> Result<Self, SocketFileError> {
-        let socket = SocketFile::listen(path, Some(SOCKET_PERM), Owner::default())?;
+    /// The socket cannot be had.
+    pub fn reserve(path: &Path) -> Result<SocketFile, SocketFileError> {
+        SocketFile::reserve(path, Some(SOCKET_PERM), Owner::default())
+    }
+
+    /// Finds what would keep [`reserve`](Self::reserve) from succeeding now, and changes nothing.
+    ///
+    /// # Errors
+    /// As for `reserve`.
+    pub fn check(path: &Path) -> Result<(), SocketFileError> {
+        SocketFile::check(path, Owner::default())
+    }
+
+    /// Answers on `socket` from `service`, within `limits`.
+    ///
+    /// # Errors
+    /// The socket cannot listen, or no thread can be started.
+    pub fn start(
+        socket: SocketFile,
+        service: Arc<dyn Service>,
+        limits: Limits,
+    ) -> Result<Self, SocketFileError> {
+        socket.start_listening()?;
         let shared = Arc::new(Shared {
             socket,
             stopping: AtomicBool::new(false),
@@ -135,11 +155,13 @@ impl Server {
             let shared = Arc::clone(&shared);
             thread::Builder::new().name("control".into()).spawn(move || accept_clients(&shared, &service))
         };
-        let accepting = accepting.map_err(|source| SocketFileError::Refused {
-            path: path.to_owned(),
-            step: "start a thread",
-            hint: "raise the limit of threads",
-            source,
+        let accepting = accepting.map_err(|error| {
+            SocketFileError::refused(
+                shared.socket.path(),
+                "start a thread",
+                "raise the limit of threads",
+                error,
+            )
         })?;
         Ok(Self { shared, accepting: Some(accepting) })
     }

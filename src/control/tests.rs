@@ -170,7 +170,9 @@ impl Rig {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control.sock");
         let service = Arc::new(Canned::default());
-        let server = Server::start(&path, Arc::clone(&service) as Arc<dyn Service>, limits).unwrap();
+        let server =
+            Server::start(Server::reserve(&path).unwrap(), Arc::clone(&service) as Arc<dyn Service>, limits)
+                .unwrap();
         Self { server, service, path, _folder: folder }
     }
 

@@ -47,11 +47,7 @@ static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 /// # Panics
 /// Logging was started before.
 pub fn start(option: Option<&str>) -> Result<(), Box<dyn Error>> {
-    let filter = match (option, std::env::var(VARIABLE)) {
-        (Some(text), _) => parse(&format!("--log {text}"), text)?,
-        (None, Ok(text)) if !text.is_empty() => parse(&format!("{VARIABLE}={text}"), &text)?,
-        (None, _) => parse(DEFAULT, DEFAULT)?,
-    };
+    let filter = filter(option)?;
     // The journal stamps lines itself.
     let has_time = std::env::var_os("JOURNAL_STREAM").is_none();
     let queue = Arc::new(Queue::new());
@@ -80,6 +76,22 @@ pub fn start(option: Option<&str>) -> Result<(), Box<dyn Error>> {
     // It is set once, as a second start has panicked above.
     let _ = QUEUE.set(queue);
     Ok(())
+}
+
+/// Whether [`start`] would understand `option`, or [`VARIABLE`].
+///
+/// # Errors
+/// The filter is not understood.
+pub fn check(option: Option<&str>) -> Result<(), ConfigError> {
+    filter(option).map(drop)
+}
+
+fn filter(option: Option<&str>) -> Result<EnvFilter, ConfigError> {
+    match (option, std::env::var(VARIABLE)) {
+        (Some(text), _) => parse(&format!("--log {text}"), text),
+        (None, Ok(text)) if !text.is_empty() => parse(&format!("{VARIABLE}={text}"), &text),
+        (None, _) => parse(DEFAULT, DEFAULT),
+    }
 }
 
 /// Says a last word of the process on standard error, behind what was logged.

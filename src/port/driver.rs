@@ -231,6 +231,17 @@ impl<D> Opened<D> {
     }
 }
 
+/// Finds what would keep [`open`] from succeeding now, and changes nothing.
+///
+/// # Errors
+/// As for `open`.
+pub fn check(spec: &KindSpec, mtu: Option<u16>) -> Result<(), OpenError> {
+    match spec {
+        KindSpec::VhostUser(spec) => Ok(guest::check(spec)?),
+        KindSpec::Tap(spec) => Ok(tap::check(spec, mtu)?),
+    }
+}
+
 /// Opens what `spec` asks for.
 ///
 /// # Errors

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -29,7 +29,7 @@ use crate::config::inherited_socket::InheritedSocket;
 use crate::config::owner::{Owner, check_socket_path, parse_perm};
 use crate::config::words::{parse_choice, set_once};
 use crate::notify;
-use crate::socket_file::{SocketFile, SocketFileError};
+use crate::socket_file::{self, SocketFile, SocketFileError};
 
 pub use vsteer_vhost::net::port::{Received, Scratch};
 
@@ -85,10 +85,10 @@ impl GuestSpec {
         }
     }
 
-    /// What no other port may have: the path made absolute, or the descriptor.
+    /// What no other port may have: the path, in one form however it is written, or the descriptor.
     pub(super) fn identity(&self) -> PathBuf {
         match &self.socket {
-            SocketSpec::Server { path, .. } | SocketSpec::Client { path } => absolute(path),
+            SocketSpec::Server { path, .. } | SocketSpec::Client { path } => socket_file::identity_of(path),
             SocketSpec::Inherited(_) => self.address().into(),
         }
     }
@@ -109,10 +109,6 @@ impl GuestSpec {
     pub(super) fn fmt_options(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, ",queues={}{}", self.queue_pairs, self.offloads)
     }
-}
-
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A guest's port whose words are still being read.
@@ -205,6 +201,15 @@ struct Session {
 /// A guest, as workers see it.
 #[derive(Debug)]
 pub struct Guest(Arc<VhostPort>);
+
+/// Finds what would keep [`open`] from succeeding now, and changes nothing. Of the sockets only those that we make can fail:
+/// a front-end that listens may come later, and a socket that was passed to us was looked at when it was taken.
+pub(super) fn check(spec: &GuestSpec) -> Result<(), GuestError> {
+    match &spec.socket {
+        SocketSpec::Server { path, owner, .. } => Ok(SocketFile::check(path, *owner)?),
+        SocketSpec::Client { .. } | SocketSpec::Inherited(_) => Ok(()),
+    }
+}
 
 /// Opens the socket and starts to serve it.
 pub(super) fn open(spec: &GuestSpec, port: &Identity<'_>) -> Result<Opened<Guest>, GuestError> {

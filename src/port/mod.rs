@@ -145,6 +145,14 @@ pub struct OpenPort {
 }
 
 impl OpenPort {
+    /// Finds what would keep [`open`](Self::open) from succeeding now, and changes nothing.
+    ///
+    /// # Errors
+    /// As for `open`.
+    pub fn check(spec: &PortSpec) -> Result<(), OpenError> {
+        driver::check(&spec.kind, spec.mtu)
+    }
+
     /// Opens the port numbered `id` for `workers` workers.
     ///
     /// # Errors

@@ -32,6 +32,10 @@ const TUN_DEVICE: &str = "/dev/net/tun";
 /// Largest number of queues of an interface, a limit of Linux.
 pub const MAX_QUEUES: u16 = 256;
 
+/// Smallest and largest MTU of a TAP interface, limits of Linux: IPv4's least, and 65 535 less the Ethernet header.
+pub(super) const MIN_MTU: u32 = 68;
+pub(super) const MAX_MTU: u32 = 65_521;
+
 /// Longest interface name in bytes, a limit of Linux.
 pub const MAX_NAME_LEN: usize = libc::IFNAMSIZ - 1;
 
@@ -98,7 +102,10 @@ pub enum TapError {
         source: io::Error,
     },
     /// Another process has the interface open.
-    #[error("tap {name}: in use by another process; end it or choose another name")]
+    #[error(
+        "tap {name}: in use by another process (`grep -lw 'iff:.{name}' /proc/*/fdinfo/*` shows which); end it or choose \
+         another name"
+    )]
     InUse {
         /// The interface.
         name: String,
@@ -119,12 +126,36 @@ pub enum TapError {
         source: io::Error,
     },
     /// The MTU was refused.
-    #[error("tap {name}: MTU {mtu} refused ({source}); choose 68 to 65521")]
+    #[error("tap {name}: MTU {mtu} refused ({source}); choose {MIN_MTU} to {MAX_MTU}")]
     BadMtu {
         /// The interface.
         name: String,
         /// The MTU.
         mtu: u32,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The interface has another MTU, and we may not set it.
+    #[error(
+        "tap {name}: may not set the MTU {mtu} ({source}); run as root, or set it beforehand with \
+         `ip link set {name} mtu {mtu}`"
+    )]
+    OtherMtu {
+        /// The interface.
+        name: String,
+        /// The MTU.
+        mtu: u32,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The interface is down, and we may not bring it up.
+    #[error(
+        "tap {name}: may not bring the interface up ({source}); run as root, or do it beforehand with \
+         `ip link set {name} up`"
+    )]
+    NotUp {
+        /// The interface.
+        name: String,
         /// What the kernel said.
         source: io::Error,
     },
@@ -155,10 +186,7 @@ impl Tap {
     /// # Errors
     /// What the operator can do about it.
     pub fn open(config: &TapConfig) -> Result<Self, TapError> {
-        check_name(&config.name)?;
-        if !(1..=MAX_QUEUES).contains(&config.queues) {
-            return Err(TapError::BadQueueCount { name: config.name.clone(), queues: config.queues });
-        }
+        check_config(config)?;
         let multi_queue = config.queues > 1;
         let (first, name) = open_queue(&config.name, multi_queue)?;
         set_up_frames(&first, &name, config.offload)?;
@@ -192,6 +220,15 @@ impl Tap {
     }
 }
 
+/// Refuses names and numbers of queues that no interface has.
+pub(super) fn check_config(config: &TapConfig) -> Result<(), TapError> {
+    check_name(&config.name)?;
+    match (1..=MAX_QUEUES).contains(&config.queues) {
+        true => Ok(()),
+        false => Err(TapError::BadQueueCount { name: config.name.clone(), queues: config.queues }),
+    }
+}
+
 /// Refuses what Linux would refuse, with the rule that it does not tell.
 pub(super) fn check_name(name: &str) -> Result<(), TapError> {
     let reason = if name.is_empty() {
@@ -210,25 +247,32 @@ pub(super) fn check_name(name: &str) -> Result<(), TapError> {
     Err(TapError::BadName { name: name.to_owned(), reason })
 }
 
+/// Opens the device file, which belongs to no interface yet.
+pub(super) fn open_device(name: &str, multi_queue: bool) -> Result<File, TapError> {
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN_DEVICE);
+    opened.map_err(|source| match source.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
+            TapError::NoDriver { name: name.to_owned(), source }
+        }
+        Some(libc::EACCES | libc::EPERM) => not_permitted(name, multi_queue, source),
+        _ => TapError::Setup { name: name.to_owned(), step: "open /dev/net/tun", source },
+    })
+}
+
+pub(super) fn not_permitted(name: &str, multi_queue: bool, source: io::Error) -> TapError {
+    let multi_queue = if multi_queue { " multi_queue" } else { "" };
+    TapError::NotPermitted { name: name.to_owned(), multi_queue, source }
+}
+
+pub(super) fn wrong_kind(name: &str, multi_queue: bool, source: io::Error) -> TapError {
+    let wanted = if multi_queue { "several queues (`multi_queue`)" } else { "a single queue" };
+    TapError::WrongKind { name: name.to_owned(), wanted, source }
+}
+
 /// Opens a queue of the interface and says what the interface is called.
 fn open_queue(name: &str, multi_queue: bool) -> Result<(File, String), TapError> {
     let owned_name = || name.to_owned();
-    let not_permitted = |source| TapError::NotPermitted {
-        name: name.to_owned(),
-        multi_queue: if multi_queue { " multi_queue" } else { "" },
-        source,
-    };
-    let file =
-        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN_DEVICE).map_err(
-            |source| match source.raw_os_error() {
-                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
-                    TapError::NoDriver { name: owned_name(), source }
-                }
-                Some(libc::EACCES | libc::EPERM) => not_permitted(source),
-                _ => TapError::Setup { name: owned_name(), step: "open /dev/net/tun", source },
-            },
-        )?;
-
+    let file = open_device(name, multi_queue)?;
     let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     if multi_queue {
         flags |= libc::IFF_MULTI_QUEUE;
@@ -241,13 +285,9 @@ fn open_queue(name: &str, multi_queue: bool) -> Result<(File, String), TapError>
     // SAFETY: TUNSETIFF reads and writes an ifreq, which `request` is, and keeps no pointer to it.
     let result = unsafe { ioctl_with_mut_ref(&file, libc::TUNSETIFF, &mut request) };
     checked(result).map_err(|source| match source.raw_os_error() {
-        Some(libc::EPERM) => not_permitted(source),
+        Some(libc::EPERM) => not_permitted(name, multi_queue, source),
         Some(libc::EBUSY) => TapError::InUse { name: owned_name(), source },
-        Some(libc::EINVAL) => TapError::WrongKind {
-            name: owned_name(),
-            wanted: if multi_queue { "several queues (`multi_queue`)" } else { "a single queue" },
-            source,
-        },
+        Some(libc::EINVAL) => wrong_kind(name, multi_queue, source),
         _ => TapError::Setup { name: owned_name(), step: "make the interface", source },
     })?;
     Ok((file, interface_name(&request)))
@@ -298,6 +338,7 @@ fn set_up_interface(name: &str, mtu: Option<u32>) -> Result<(), TapError> {
             let result = unsafe { ioctl_with_ref(&socket, libc::SIOCSIFMTU, &request) };
             checked(result).map_err(|source| match source.raw_os_error() {
                 Some(libc::EINVAL) => refused(source),
+                Some(libc::EPERM) => TapError::OtherMtu { name: name.to_owned(), mtu, source },
                 _ => error("set the MTU")(source),
             })?;
         }
@@ -314,9 +355,27 @@ fn set_up_interface(name: &str, mtu: Option<u32>) -> Result<(), TapError> {
         request.ifr_ifru.ifru_flags = flags | up;
         // SAFETY: SIOCSIFFLAGS reads an ifreq and keeps no pointer to it.
         let result = unsafe { ioctl_with_ref(&socket, libc::SIOCSIFFLAGS, &request) };
-        checked(result).map_err(error("bring the interface up"))?;
+        checked(result).map_err(|source| match source.raw_os_error() {
+            Some(libc::EPERM) => TapError::NotUp { name: name.to_owned(), source },
+            _ => error("bring the interface up")(source),
+        })?;
     }
     Ok(())
+}
+
+/// The number of the interface `name`; `None` if there is none in our network namespace.
+pub(super) fn index_of(name: &str) -> Result<Option<i32>, TapError> {
+    let error = |step| move |source| TapError::Setup { name: name.to_owned(), step, source };
+    let socket = UnixDatagram::unbound().map_err(error("open a socket for interface settings"))?;
+    let mut request = interface_request(name);
+    // SAFETY: SIOCGIFINDEX reads and writes an ifreq and keeps no pointer to it.
+    let result = unsafe { ioctl_with_mut_ref(&socket, libc::SIOCGIFINDEX, &mut request) };
+    match checked(result) {
+        // SAFETY: SIOCGIFINDEX has just written this member.
+        Ok(()) => Ok(Some(unsafe { request.ifr_ifru.ifru_ifindex })),
+        Err(source) if source.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(source) => Err(error("look for the interface")(source)),
+    }
 }
 
 /// A request about the interface `name`, which has passed [`check_name`] or came from the kernel.

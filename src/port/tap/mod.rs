@@ -26,6 +26,9 @@ use crate::config::words::set_once;
 /// Opens an interface and sets it up.
 pub mod interface;
 
+/// Whether an interface could be opened.
+mod existing;
+
 /// One queue: frames from the host into a burst, frames from the switch to the host.
 pub mod queue;
 
@@ -122,14 +125,23 @@ pub struct TapPort {
     is_news: AtomicBool,
 }
 
-/// Makes the interface, or attaches to it, and brings it up.
-pub(super) fn open(spec: &TapSpec, port: &Identity<'_>) -> Result<Opened<TapPort>, TapError> {
-    let tap = Tap::open(&TapConfig {
+fn tap_config(spec: &TapSpec, mtu: Option<u16>) -> TapConfig {
+    TapConfig {
         queues: spec.queues,
         offload: spec.offloads.csum && spec.offloads.tso,
-        mtu: port.mtu.map(u32::from),
+        mtu: mtu.map(u32::from),
         ..TapConfig::new(&spec.interface)
-    })?;
+    }
+}
+
+/// Finds what would keep [`open`] from succeeding now, and changes nothing.
+pub(super) fn check(spec: &TapSpec, mtu: Option<u16>) -> Result<(), TapError> {
+    existing::check(&tap_config(spec, mtu))
+}
+
+/// Makes the interface, or attaches to it, and brings it up.
+pub(super) fn open(spec: &TapSpec, port: &Identity<'_>) -> Result<Opened<TapPort>, TapError> {
+    let tap = Tap::open(&tap_config(spec, port.mtu))?;
     let (checksum, tso) = (tap.checksum(), tap.tso());
     let (receivers, transmitters): (Vec<_>, Vec<_>) =
         tap.into_queues().into_iter().map(|queue| (Mutex::new(queue.receiver), queue.transmitter)).unzip();
