@@ -90,8 +90,9 @@ enum Command {
 pub struct RunArgs {
     /// Add a port: NAME=vhost-user:PATH or NAME=tap:IFNAME, then options after commas
     ///
-    /// Options: vlan=ID (access port), trunks=10+20-29 and native=ID (trunk port), mac-limit=N, queues=N, csum=on|off,
-    /// tso=on|off, mtu=N, local=on (rules mean this port by LOCAL); for vhost-user also mode=server|client,
+    /// Options: vlan=ID (access port), trunks=10+20-29 and native=ID (trunk port), vlan-mode=native-tagged|dot1q-tunnel,
+    /// cvlans=0+10-20, qinq-ethtype=802.1ad|802.1q, priority-tags=never|if-nonzero|always, mac-limit=N, queues=N,
+    /// csum=on|off, tso=on|off, mtu=N, local=on (rules mean this port by LOCAL); for vhost-user also mode=server|client,
     /// owner=USER:GROUP, perm=0660. May be repeated.
     #[arg(long = "port", value_name = "SPEC")]
     ports: Vec<String>,

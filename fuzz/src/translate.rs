@@ -203,11 +203,12 @@ fn rule_port(number: u8) -> RulePort {
 }
 
 fn config(choice: u8) -> SwitchConfig {
-    let modes = [VlanMode::Access(VlanId::new(10).expect("a VLAN")), VlanMode::default()];
+    let vlan = VlanId::new(10).expect("a VLAN");
+    let modes = [VlanMode::Access(vlan), VlanMode::default()];
     // Nothing is learned: the second packet must meet what the first did.
     let ports = (0..6).map(|number| {
         let mode = modes[usize::from(choice >> number & 1)].clone();
-        (port(number), PortVlan { mode, mac_limit: 0 })
+        (port(number), PortVlan { mode, mac_limit: 0, ..PortVlan::default() })
     });
     let mirror = Mirror {
         name: "m0".to_owned(),

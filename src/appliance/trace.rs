@@ -123,7 +123,7 @@ impl Appliance {
     fn trace_fields(&self, fields: &Fields, topology: &Topology) -> TraceReport {
         let state = topology.state(&self.fabric.fdb);
         let mut recorder = Recorder::new(&topology.numbers, &topology.rules);
-        let translation = translate_with(fields, &state, &mut recorder);
+        let translation = translate_with(*fields, &state, &mut recorder);
         let name = |number| topology.numbers.name_of_number(number);
         let mut remarks = remarks(fields, &translation, topology);
         if recorder.left_out > 0 {

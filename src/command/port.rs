@@ -12,7 +12,7 @@ use super::entry::{Command, Entry, Family, Sending};
 use super::table::{Table, bytes, count};
 use crate::appliance::Appliance;
 use crate::appliance::refusal::Refusal;
-use crate::config::{PortSpec, VlanSpec};
+use crate::config::{PortSpec, VlanSet, VlanSpec, priority_tags_word};
 use crate::control::protocol::NoParams;
 use crate::port::report::{CounterSums, Link, PortReport};
 
@@ -49,6 +49,8 @@ pub(super) struct PortInfo {
     pub(super) queue_pairs_offered: u16,
     /// VLAN membership.
     pub(super) vlan: Vlan,
+    /// Which frames leave with a priority tag: `never`, `if-nonzero` or `always`.
+    pub(super) priority_tags: String,
     /// Largest number of learned addresses.
     pub(super) mac_limit: u32,
     /// MTU, where one was set.
@@ -109,15 +111,40 @@ pub(super) enum Vlan {
         /// VLAN of untagged frames.
         native: Option<u16>,
     },
+    /// The port sees tags, also those of the VLAN that untagged frames are in.
+    NativeTagged {
+        /// VLANs it carries, written `10+20-29`; `None` is all.
+        trunks: Option<String>,
+        /// VLAN of untagged frames.
+        native: u16,
+    },
+    /// The port is the edge of a VLAN that carries a customer's frames.
+    #[serde(rename = "dot1q-tunnel")]
+    Dot1qTunnel {
+        /// The VLAN.
+        vlan: u16,
+        /// VLANs of the customer that pass, written `0+10`; `None` is all.
+        cvlans: Option<String>,
+        /// Protocol of the VLAN's tag, `802.1ad` or `802.1q`.
+        qinq_ethtype: String,
+    },
 }
 
 impl From<&VlanSpec> for Vlan {
     fn from(spec: &VlanSpec) -> Self {
+        let text = |set: &Option<VlanSet>| set.as_ref().map(ToString::to_string);
         match spec {
             VlanSpec::Access { vlan } => Vlan::Access { vlan: vlan.number() },
-            VlanSpec::Trunk { trunks, native } => Vlan::Trunk {
-                trunks: trunks.as_ref().map(ToString::to_string),
-                native: native.map(VlanId::number),
+            VlanSpec::Trunk { trunks, native } => {
+                Vlan::Trunk { trunks: text(trunks), native: native.map(VlanId::number) }
+            }
+            VlanSpec::NativeTagged { trunks, native } => {
+                Vlan::NativeTagged { trunks: text(trunks), native: native.number() }
+            }
+            VlanSpec::Dot1qTunnel { vlan, cvlans, qinq_ethtype } => Vlan::Dot1qTunnel {
+                vlan: vlan.number(),
+                cvlans: text(cvlans),
+                qinq_ethtype: qinq_ethtype.word().to_owned(),
             },
         }
     }
@@ -130,6 +157,13 @@ impl fmt::Display for Vlan {
             Vlan::Trunk { trunks, native } => {
                 write!(f, "trunk {}", trunks.as_deref().unwrap_or("all"))?;
                 native.map_or(Ok(()), |vlan| write!(f, " native {vlan}"))
+            }
+            Vlan::NativeTagged { trunks, native } => {
+                write!(f, "trunk {} native-tagged {native}", trunks.as_deref().unwrap_or("all"))
+            }
+            Vlan::Dot1qTunnel { vlan, cvlans, qinq_ethtype: _ } => {
+                write!(f, "dot1q-tunnel {vlan}")?;
+                cvlans.as_ref().map_or(Ok(()), |set| write!(f, " cvlans {set}"))
             }
         }
     }
@@ -198,6 +232,7 @@ impl From<PortReport> for PortInfo {
             queue_pairs_enabled: count(status.live_queues),
             queue_pairs_offered: count(port.queues),
             vlan: Vlan::from(&spec.vlan),
+            priority_tags: priority_tags_word(spec.priority_tags).to_owned(),
             mac_limit: spec.mac_limit,
             mtu: spec.mtu,
             local: spec.local,
@@ -353,6 +388,7 @@ fn in_full(port: &PortInfo) -> String {
     }
     line("queue pairs", format!("{} of {} enabled", port.queue_pairs_enabled, port.queue_pairs_offered));
     line("vlan", port.vlan.to_string());
+    line("priority tags", port.priority_tags.clone());
     line("mac limit", port.mac_limit.to_string());
     line("mtu", port.mtu.map_or("not set".to_owned(), |mtu| mtu.to_string()));
     if port.local {
@@ -381,6 +417,7 @@ pub(super) mod tests {
             queue_pairs_enabled: 1,
             queue_pairs_offered: 16,
             vlan: Vlan::Access { vlan: 10 },
+            priority_tags: "never".into(),
             mac_limit: 4096,
             mtu: Some(9000),
             local: false,
@@ -411,6 +448,13 @@ vm10  1   vhost-user  /run/vm10  stopped: bad?descriptor  1/16    access 10     
         let trunk = |trunks, native| Vlan::Trunk { trunks, native }.to_string();
         assert_eq!(trunk(None, None), "trunk all");
         assert_eq!(trunk(Some("10+20-29".into()), Some(5)), "trunk 10+20-29 native 5");
+        let native_tagged = Vlan::NativeTagged { trunks: None, native: 5 };
+        assert_eq!(native_tagged.to_string(), "trunk all native-tagged 5");
+        let tunnel =
+            Vlan::Dot1qTunnel { vlan: 7, cvlans: Some("0+10".into()), qinq_ethtype: "802.1q".into() };
+        assert_eq!(tunnel.to_string(), "dot1q-tunnel 7 cvlans 0+10");
+        let json = r#"{"mode":"dot1q-tunnel","vlan":7,"cvlans":"0+10","qinq_ethtype":"802.1q"}"#;
+        assert_eq!(serde_json::to_string(&tunnel).unwrap(), json);
         assert_eq!(table(&[]), "no ports; add one with vsteer ctl port add SPEC\n");
     }
 
@@ -426,6 +470,7 @@ address            /run/vm0
 state              connected
 queue pairs        1 of 16 enabled
 vlan               access 10
+priority tags      never
 mac limit          4096
 mtu                9000
 features           VERSION_1 MRG_RXBUF

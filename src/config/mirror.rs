@@ -218,7 +218,7 @@ mod tests {
             ),
             ("m,srcs=a", "unknown option \"srcs\"; did you mean \"src\"?"),
             ("m,src", "no \"=\" in option \"src\"; write OPTION=VALUE, or all for every port"),
-            ("m,vlan=0,all,output=a", "vlan=0: \"0\" is no VLAN; use a number from 1 to 4094"),
+            ("m,vlan=4095,all,output=a", "vlan=4095: \"4095\" is no VLAN; use a number from 0 to 4094"),
             ("m,all,src=a,output=b", "src=a: given twice; keep one"),
             (
                 "m,src=a++b,output=c",

@@ -57,7 +57,8 @@ pub use self::owner::{MAX_SOCKET_PATH_BYTES, Owner};
 pub use self::port_spec::{DEFAULT_MAC_LIMIT, PortSpec};
 pub use self::rules::{RulesSource, RulesText};
 pub(crate) use self::rules::{rule_line, text_problem};
-pub use self::vlan::{MAX_VLAN, VlanSet, VlanSpec};
+pub(crate) use self::vlan::priority_tags_word;
+pub use self::vlan::{MAX_VLAN, QinqEthtype, VlanSet, VlanSpec};
 pub use self::words::MAX_NAME_BYTES;
 
 /// Control socket of `vsteer run`, and where `vsteer ctl` looks for it.

@@ -7,11 +7,11 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use vsteer_switch::wire::vlan::VlanId;
+use vsteer_switch::bridge::vlan::PriorityTags;
 
 use super::error::{ConfigError, Problem};
 use super::inherited_socket::InheritedSocket;
-use super::vlan::{VlanSet, VlanSpec, parse_vlan};
+use super::vlan::{VlanDraft, VlanSpec, priority_tags_word};
 use super::words::{check_name, parse_number, parse_switch, set_once};
 use crate::port::driver::{KindDraft, KindSpec, kinds, use_types};
 use crate::port::words::Words;
@@ -31,6 +31,8 @@ pub struct PortSpec {
     pub kind: KindSpec,
     /// VLAN membership.
     pub vlan: VlanSpec,
+    /// Which frames leave with a priority tag.
+    pub priority_tags: PriorityTags,
     /// Largest number of addresses learned at the port; 0 learns none.
     pub mac_limit: u32,
     /// MTU told to the guest or set on the interface, 68 to 65535; `None` says nothing.
@@ -78,7 +80,7 @@ impl PortSpec {
 
     /// Whether a port that is as `self` says can go on as `other` says without being opened again.
     pub fn is_same_driver(&self, other: &PortSpec) -> bool {
-        let PortSpec { name, kind, vlan: _, mac_limit: _, mtu, local: _ } = self;
+        let PortSpec { name, kind, vlan: _, priority_tags: _, mac_limit: _, mtu, local: _ } = self;
         (name, kind, mtu) == (&other.name, &other.kind, &other.mtu)
     }
 
@@ -102,12 +104,9 @@ impl fmt::Display for PortSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}:{}", self.name, self.type_name(), self.address())?;
         self.kind.fmt_address_options(f)?;
-        match &self.vlan {
-            VlanSpec::Access { vlan } => write!(f, ",vlan={vlan}")?,
-            VlanSpec::Trunk { trunks, native } => {
-                trunks.as_ref().map_or(Ok(()), |set| write!(f, ",trunks={set}"))?;
-                native.map_or(Ok(()), |vlan| write!(f, ",native={vlan}"))?;
-            }
+        self.vlan.fmt_options(f)?;
+        if self.priority_tags != PriorityTags::Never {
+            write!(f, ",priority-tags={}", priority_tags_word(self.priority_tags))?;
         }
         write!(f, ",mac-limit={}", self.mac_limit)?;
         self.kind.fmt_options(f)?;
@@ -126,12 +125,8 @@ fn parse_kind(word: &str) -> Result<(KindDraft, &str), Problem> {
 
 type Setter = fn(&mut PortDraft, &str) -> Result<(), Problem>;
 
-/// Every option that all ports have, with the reader of its value.
-const OPTIONS: [(&str, Setter); 7] = [
-    ("vlan", |draft, text| set_once(&mut draft.vlan, parse_vlan(text)?)),
-    ("trunks", PortDraft::add_trunks),
-    ("trunk", PortDraft::add_trunks),
-    ("native", |draft, text| set_once(&mut draft.native, parse_vlan(text)?)),
+/// Every option that all ports have beside those of VLANs, with the reader of its value.
+const OPTIONS: [(&str, Setter); 3] = [
     ("mac-limit", |draft, text| set_once(&mut draft.mac_limit, parse_number(text, 0, MAX_MAC_LIMIT)?)),
     ("mtu", |draft, text| set_once(&mut draft.mtu, parse_number(text, MIN_MTU, u16::MAX)?)),
     ("local", |draft, text| set_once(&mut draft.local, parse_switch(text)?)),
@@ -142,9 +137,7 @@ const OPTIONS: [(&str, Setter); 7] = [
 pub(super) struct PortDraft {
     name: String,
     kind: KindDraft,
-    vlan: Option<VlanId>,
-    trunks: Option<VlanSet>,
-    native: Option<VlanId>,
+    vlan: VlanDraft,
     mac_limit: Option<u32>,
     mtu: Option<u16>,
     local: Option<bool>,
@@ -157,9 +150,7 @@ impl PortDraft {
         Ok(Self {
             name: name.to_owned(),
             kind,
-            vlan: None,
-            trunks: None,
-            native: None,
+            vlan: VlanDraft::default(),
             mac_limit: None,
             mtu: None,
             local: None,
@@ -178,6 +169,9 @@ impl PortDraft {
 
     /// Sets the option `key`, which the port has, from the text `value`.
     pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), Problem> {
+        if let Some(done) = self.vlan.set(key, value) {
+            return done;
+        }
         match OPTIONS.iter().find(|(name, _)| *name == key) {
             Some((_, setter)) => setter(self, value),
             None => self.kind.set(key, value),
@@ -186,7 +180,8 @@ impl PortDraft {
 
     /// Names of all options of the port.
     pub(super) fn option_names(&self) -> impl Iterator<Item = &'static str> + Clone {
-        OPTIONS.iter().map(|&(name, _)| name).chain(self.words().options.iter().copied())
+        let own = VlanDraft::option_names().chain(OPTIONS.iter().map(|&(name, _)| name));
+        own.chain(self.words().options.iter().copied())
     }
 
     /// Why the port has no option `key`; `other_keys` are what might stand in its place beside options.
@@ -216,15 +211,12 @@ impl PortDraft {
         self.set(key, value).map_err(|problem| problem.of(word))
     }
 
-    fn add_trunks(&mut self, text: &str) -> Result<(), Problem> {
-        self.trunks.get_or_insert_default().unite(VlanSet::parse(text)?);
-        Ok(())
-    }
-
     /// The port, if its words make sense together.
-    pub(super) fn finish(mut self) -> Result<PortSpec, Problem> {
+    pub(super) fn finish(self) -> Result<PortSpec, Problem> {
+        let (vlan, priority_tags) = self.vlan.finish()?;
         Ok(PortSpec {
-            vlan: self.finish_vlan()?,
+            vlan,
+            priority_tags,
             kind: self.kind.finish()?,
             name: self.name,
             mac_limit: self.mac_limit.unwrap_or(DEFAULT_MAC_LIMIT),
@@ -232,26 +224,17 @@ impl PortDraft {
             local: self.local.unwrap_or(false),
         })
     }
-
-    fn finish_vlan(&mut self) -> Result<VlanSpec, Problem> {
-        match (self.vlan, self.trunks.take(), self.native) {
-            (Some(vlan), None, None) => Ok(VlanSpec::Access { vlan }),
-            (Some(_), _, _) => Err(
-                "vlan= makes an access port, trunks= and native= a trunk; for a trunk with untagged frames in a \
-                 VLAN, use native= in place of vlan="
-                    .into(),
-            ),
-            (None, trunks, native) => Ok(VlanSpec::Trunk { trunks, native }),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use vsteer_vhost::net::port::MAX_QUEUE_PAIRS;
 
+    use vsteer_switch::wire::vlan::VlanId;
+
     use super::*;
     use crate::config::owner::{MAX_SOCKET_PATH_BYTES, Owner};
+    use crate::config::vlan::VlanSet;
     use crate::port::guest::{GuestSpec, SocketSpec};
     use crate::port::tap::TapSpec;
     use crate::port::words::Offloads;
@@ -275,6 +258,7 @@ mod tests {
                 name: "vm0".into(),
                 kind: KindSpec::VhostUser(GuestSpec { socket, queue_pairs: 16, offloads }),
                 vlan: VlanSpec::Trunk { trunks: None, native: None },
+                priority_tags: PriorityTags::Never,
                 mac_limit: DEFAULT_MAC_LIMIT,
                 mtu: None,
                 local: false,
@@ -293,7 +277,7 @@ mod tests {
     fn every_option_is_read() {
         let spec = parse(
             "a.b-c_1=vhost-user:/s=1,owner=root:0,perm=0600,trunks=20-29+10,trunk=30,native=7,mac-limit=9,queues=128,\
-             csum=off,mtu=9000,mode=server,local=on",
+             csum=off,mtu=9000,mode=server,local=on,priority-tags=always",
         );
         let owner = Owner { uid: Some(0), gid: Some(0) };
         let socket = SocketSpec::Server { path: "/s=1".into(), owner, perm: Some(0o600) };
@@ -307,6 +291,7 @@ mod tests {
                     trunks: Some(VlanSet::parse("10+20-30").unwrap()),
                     native: VlanId::new(7)
                 },
+                priority_tags: PriorityTags::Always,
                 mac_limit: 9,
                 mtu: Some(9000),
                 local: true,
@@ -321,6 +306,11 @@ mod tests {
             "vm0=vhost-user:/run/vm0.sock,owner=:107,tso=off",
             "vm1=vhost-user:/run/vm1.sock,mode=client,trunks=10+20-29,native=1,mtu=68",
             "host=tap:vsteer0,queues=4,csum=off,mac-limit=0,local=on",
+            "vm2=tap:t,trunks=10,native=1,vlan-mode=native-untagged,priority-tags=if-nonzero",
+            "vm3=tap:t,native=1,vlan-mode=native-tagged,trunk=10,trunk=20",
+            "vm4=tap:t,vlan=7,vlan-mode=dot1q-tunnel,cvlans=0+10-20,qinq-ethtype=802.1q",
+            "vm5=tap:t,vlan=7,vlan-mode=access,priority-tags=no",
+            "vm6=tap:t,vlan-mode=trunk,trunks=0-9",
         ] {
             let spec = parse(text);
             assert_eq!(parse(&spec.to_string()), spec);
@@ -335,7 +325,7 @@ mod tests {
     fn errors_name_the_option_the_value_and_what_to_try() {
         let not_access = "vlan= makes an access port, trunks= and native= a trunk; for a trunk with untagged frames in a \
                           VLAN, use native= in place of vlan=";
-        let known = "vlan, trunks, trunk, native, mac-limit, mtu, local, queues, csum, tso";
+        let known = "vlan, trunks, trunk, native, vlan-mode, priority-tags, cvlans, qinq-ethtype, mac-limit, mtu, local, queues, csum, tso";
         for (text, problem) in [
             ("vm0", "no \"=\" after the port's name; write NAME=TYPE:ADDRESS[,OPTION=VALUE...]".to_owned()),
             (
@@ -363,10 +353,46 @@ mod tests {
             ("h=tap:t,speed=1", format!("unknown option \"speed\"; use one of {known}")),
             ("h=tap:t,vlan=0", "vlan=0: \"0\" is no VLAN; use a number from 1 to 4094".to_owned()),
             ("h=tap:t,native=x", "native=x: \"x\" is no VLAN; use a number from 1 to 4094".to_owned()),
-            ("h=tap:t,trunks=5-", "trunks=5-: \"\" is no VLAN; use a number from 1 to 4094".to_owned()),
+            ("h=tap:t,trunks=5-", "trunks=5-: \"\" is no VLAN; use a number from 0 to 4094".to_owned()),
             ("h=tap:t,vlan=1,vlan=2", "vlan=2: given twice; keep one".to_owned()),
             ("h=tap:t,vlan=1,native=2", not_access.to_owned()),
             ("h=tap:t,trunk=1,vlan=2", not_access.to_owned()),
+            ("h=tap:t,vlan=1,vlan-mode=native-tagged", not_access.to_owned()),
+            (
+                "h=tap:t,vlan-mode=native-tagged",
+                "the port needs the VLAN of its untagged frames; add native=VLAN".to_owned(),
+            ),
+            ("h=tap:t,vlan-mode=access", "an access port needs its VLAN; add vlan=VLAN".to_owned()),
+            (
+                "h=tap:t,vlan-mode=native",
+                "vlan-mode=native: unknown value \"native\"; use one of access, trunk, native-tagged, \
+                 native-untagged, dot1q-tunnel"
+                    .to_owned(),
+            ),
+            (
+                "h=tap:t,native=1,vlan-mode=trunk",
+                "native= makes the mode native-untagged; drop vlan-mode=trunk".to_owned(),
+            ),
+            (
+                "h=tap:t,native=1,trunks=0-9",
+                "native= puts untagged frames into a VLAN, and VLAN 0 in trunks= is that of untagged frames; drop one \
+                 of them"
+                    .to_owned(),
+            ),
+            (
+                "h=tap:t,vlan=1,cvlans=2",
+                "cvlans= and qinq-ethtype= are for tunnels; add vlan-mode=dot1q-tunnel, or drop them".to_owned(),
+            ),
+            (
+                "h=tap:t,vlan=1,trunks=2,vlan-mode=dot1q-tunnel",
+                "a tunnel carries one VLAN, that of vlan=; drop trunks= and native= (cvlans= names the customer's \
+                 VLANs)"
+                    .to_owned(),
+            ),
+            (
+                "h=tap:t,priority-tags=on",
+                "priority-tags=on: unknown value \"on\"; did you mean \"no\"?".to_owned(),
+            ),
             ("h=tap:t,queues=0", "queues=0: \"0\" is out of range; use a number from 1 to 128".to_owned()),
             (
                 "h=tap:t,queues=129",

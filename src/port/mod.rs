@@ -37,17 +37,16 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use vsteer_switch::bridge::config::PortVlan;
-use vsteer_switch::bridge::vlan::{VlanMode, VlanSet};
 use vsteer_switch::counters::PortCounters;
 use vsteer_switch::packet::Burst;
 use vsteer_switch::port::PortId;
 use vsteer_switch::wire::ethernet;
-use vsteer_switch::wire::vlan::{TAG_LEN, VlanId};
+use vsteer_switch::wire::vlan::TAG_LEN;
 
 use self::batch::Batch;
 use self::driver::{Driver, Identity, Keeper, OpenError, Opened, Received, Scratch};
 use self::report::{CounterSums, PortReport};
-use crate::config::{PortSpec, VlanSpec};
+use crate::config::PortSpec;
 
 /// Bytes of a link-layer header: Ethernet with two VLAN tags.
 const LINK_HEADER_BYTES: usize = ethernet::HEADER_LEN + 2 * TAG_LEN;
@@ -189,14 +188,5 @@ impl fmt::Display for OpenPort {
 
 /// What the slow path knows of a port: its place in VLANs, and how many addresses it may teach.
 pub fn switch_port(spec: &PortSpec) -> PortVlan {
-    let mode = match &spec.vlan {
-        VlanSpec::Access { vlan } => VlanMode::Access(*vlan),
-        VlanSpec::Trunk { trunks: None, native } => {
-            VlanMode::Trunk { native: Some(native.unwrap_or(VlanId::UNTAGGED)), allowed: VlanSet::ALL }
-        }
-        VlanSpec::Trunk { trunks: Some(trunks), native } => {
-            VlanMode::Trunk { native: *native, allowed: trunks.iter().collect() }
-        }
-    };
-    PortVlan { mode, mac_limit: spec.mac_limit }
+    PortVlan { mode: spec.vlan.switch_mode(), priority_tags: spec.priority_tags, mac_limit: spec.mac_limit }
 }

@@ -1,7 +1,7 @@
 //! What `NORMAL` goes by, as one snapshot: the ports with their VLANs, the mirrors, and the port that rules call `local`.
 
 use crate::bridge::mirror::{MAX_MIRRORS, Mirror};
-use crate::bridge::vlan::{Tagging, VlanMode};
+use crate::bridge::vlan::{PriorityTags, VlanMode};
 use crate::port::{MAX_PORTS, PortId};
 use crate::wire::vlan::{VlanId, VlanLimit};
 
@@ -10,6 +10,8 @@ use crate::wire::vlan::{VlanId, VlanLimit};
 pub struct PortVlan {
     /// The VLANs it takes part in.
     pub mode: VlanMode,
+    /// Which frames leave with a priority tag.
+    pub priority_tags: PriorityTags,
     /// Most addresses that may be learned at it.
     pub mac_limit: u32,
 }
@@ -21,7 +23,11 @@ impl PortVlan {
 
 impl Default for PortVlan {
     fn default() -> Self {
-        Self { mode: VlanMode::default(), mac_limit: Self::DEFAULT_MAC_LIMIT }
+        Self {
+            mode: VlanMode::default(),
+            priority_tags: PriorityTags::default(),
+            mac_limit: Self::DEFAULT_MAC_LIMIT,
+        }
     }
 }
 
@@ -126,11 +132,10 @@ impl SwitchConfig {
         self.mirrors.iter().any(|mirror| mirror.output == port)
     }
 
-    /// The members of `vlan` in the order of their numbers, and how its frames leave by each. Ports that are reserved for
-    /// mirrors are members of none.
-    pub fn members(&self, vlan: VlanId) -> impl Iterator<Item = (PortId, Tagging)> + Clone + '_ {
-        let ports = self.present.iter().filter(|&&port| !self.is_mirror_output(port));
-        ports.filter_map(move |&port| self.port(port)?.mode.tagging(vlan).map(|tagging| (port, tagging)))
+    /// The members of `vlan` in the order of their numbers. Ports that are reserved for mirrors are members of none.
+    pub fn members(&self, vlan: VlanId) -> impl Iterator<Item = (PortId, &PortVlan)> {
+        let ports = self.present.iter().filter_map(|&port| Some((port, self.port(port)?)));
+        ports.filter(move |(port, at)| at.mode.carries(vlan) && !self.is_mirror_output(*port))
     }
 }
 
@@ -151,8 +156,10 @@ mod tests {
             1,
             [(port(9), access(10)), (port(2), access(20)), (port(4), PortVlan::default())],
         );
-        let members: Vec<_> = config.members(vlan(10)).collect();
-        assert_eq!(members, [(port(4), Tagging::Tagged), (port(9), Tagging::Untagged)]);
+        let members = |config: &SwitchConfig| -> Vec<_> {
+            config.members(vlan(10)).map(|(port, _)| port.number()).collect()
+        };
+        assert_eq!(members(&config), [4, 9]);
         assert!(config.port(port(3)).is_none());
         let mirror = Mirror {
             name: "m0".to_owned(),
@@ -162,8 +169,7 @@ mod tests {
             output: port(4),
         };
         let config = config.with_mirrors([mirror]).with_local(Some(port(2)));
-        let members: Vec<_> = config.members(vlan(10)).collect();
-        assert_eq!(members, [(port(9), Tagging::Untagged)], "a mirror's output takes no part");
+        assert_eq!(members(&config), [9], "a mirror's output takes no part");
         assert_eq!(config.mirrors_of(port(2), false).count(), 1);
         assert_eq!(config.mirrors_of(port(9), false).count(), 0);
         assert_eq!(config.mirrors_of(port(9), true).count(), 1);

@@ -10,7 +10,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::bridge::config::PortVlan;
 use crate::bridge::vlan::{VlanMode, VlanSet};
-use crate::flow::key::KeyTag;
 use crate::packet::{Checksum, Offload, Segment};
 use crate::revalidate::{refresh_source, still_valid};
 use crate::rule::action::{OutputTo, RuleAction};
@@ -18,7 +17,7 @@ use crate::rule::edit::Edit;
 use crate::rule::entry::RuleSpec;
 use crate::rule::field::Field;
 use crate::rule::matching::Match;
-use crate::wire::vlan::{VlanId, VlanTag};
+use crate::wire::vlan::VlanId;
 use crate::wire::{MacAddr, golden};
 
 fn port(number: u16) -> PortId {
@@ -201,8 +200,7 @@ fn reference(state: &SwitchState<'_>, in_port: u16, frames: &[Vec<u8>]) -> Traff
                     match *action {
                         Action::Output(port) => seen.sent.push((port, head.clone())),
                         Action::PushVlan(tag) => {
-                            let [a, b] = tag.tci.get().to_be_bytes();
-                            head.splice(12..12, [0x81, 0, a, b]);
+                            head.splice(12..12, zerocopy::IntoBytes::as_bytes(&tag).iter().copied());
                         }
                         Action::PopVlan => drop(head.drain(12..16)),
                         Action::SetVlan(vlan) => {
@@ -233,8 +231,13 @@ fn any_mode() -> impl Strategy<Value = VlanMode> {
         Just(VlanMode::default()),
         Just(VlanMode::Access(vlan(10))),
         Just(VlanMode::Access(vlan(1))),
-        Just(VlanMode::Trunk { native: Some(vlan(1)), allowed: VlanSet::ALL }),
-        Just(VlanMode::Trunk { native: None, allowed: [vlan(10)].into_iter().collect() }),
+        any::<bool>().prop_map(|is_tagged| VlanMode::Native {
+            vlan: vlan(1),
+            allowed: VlanSet::ALL,
+            is_tagged
+        }),
+        Just(VlanMode::Trunk([vlan(10)].into_iter().collect())),
+        Just(VlanMode::Tunnel { vlan: vlan(10), customers: VlanSet::ALL, tpid: 0x88a8 }),
     ]
 }
 
@@ -308,9 +311,7 @@ proptest! {
             let wanted = reference(&SwitchState { fdb: &twin, ..bed.state() }, in_port, &frames);
             let seen = bed.send(in_port, &frames);
             compare(&seen, &wanted)?;
-            let of_tag = VlanMode::default().classify(tci.map_or(KeyTag::default(), |tci| {
-                KeyTag::of_frame(VlanTag { tpid: 0x8100.into(), tci: tci.into() })
-            }));
+            let of_tag = VlanMode::default().vlan_of(tci.map_or(0, |tci| tci & 0xfff));
             twin.learn(of_tag.unwrap(), mac(src), port(in_port), bed.now_ms, u32::MAX);
             bed.revalidate();
         }
@@ -391,7 +392,7 @@ fn flows_that_the_operator_ended_come_back_without_a_budget() {
 fn tag_edit_before_the_only_output_keeps_one_batch() {
     let mut bed = Bed::new(
         PipelineConfig::default(),
-        vec![VlanMode::Access(vlan(10)), VlanMode::Trunk { native: None, allowed: VlanSet::ALL }],
+        vec![VlanMode::Access(vlan(10)), VlanMode::Trunk([vlan(10)].into_iter().collect())],
     );
     let untagged: Vec<_> = (0..9).map(|n| frame(mac(2), mac(1), None, n)).collect();
     let tagged: Vec<_> = (0..9).map(|n| frame(mac(2), mac(1), Some(10), n)).collect();

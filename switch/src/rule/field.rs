@@ -49,6 +49,16 @@ impl Place {
     const fn bytes(self) -> usize {
         (self.shift as usize + self.bits as usize).div_ceil(8)
     }
+
+    /// Overwrites the bits of `mask` with those of `value`.
+    #[allow(clippy::cast_possible_truncation, reason = "the bytes are cut out on purpose")]
+    fn set(self, bytes: &mut [u8], value: u128, mask: u128) {
+        let (value, mask) = ((value & mask) << self.shift, mask << self.shift);
+        for (at, byte) in bytes[self.byte..self.byte + self.bytes()].iter_mut().rev().enumerate() {
+            let (value, mask) = ((value >> (8 * at)) as u8, (mask >> (8 * at)) as u8);
+            *byte = *byte & !mask | value;
+        }
+    }
 }
 
 macro_rules! fields {
@@ -336,13 +346,12 @@ impl Field {
             fields.key.in_port = fields.key.in_port & !(mask as u32) | value as u32;
             return;
         }
-        let place = self.place();
-        let (value, mask) = ((value & mask) << place.shift, mask << place.shift);
-        let bytes = &mut zerocopy::IntoBytes::as_mut_bytes(fields)[place.byte..place.byte + place.bytes()];
-        for (at, byte) in bytes.iter_mut().rev().enumerate() {
-            let (value, mask) = ((value >> (8 * at)) as u8, (mask >> (8 * at)) as u8);
-            *byte = *byte & !mask | value;
-        }
+        self.place().set(zerocopy::IntoBytes::as_mut_bytes(fields), value, mask);
+    }
+
+    /// Adds the bits of a header field that `bits` names to `mask`. It is one of those that [`FlowKey`] has.
+    pub(crate) fn look_at_key(self, mask: &mut FlowKey, bits: u128) {
+        self.place().set(zerocopy::IntoBytes::as_mut_bytes(mask), u128::MAX, bits & self.full_mask());
     }
 
     /// Adds the bits of the field that `bits` names to `mask`.

@@ -17,6 +17,7 @@
 //! # Source
 //! ovs-actions(7) for what the steps of rules do; OpenFlow 1.3.5 §5.4 and §5.10 for misses and action sets.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::action::{Action, Punt, Verdict};
@@ -47,6 +48,9 @@ mod normal;
 
 /// Copies for mirrors.
 mod mirror;
+
+/// Frames in VLANs, and their tags.
+mod tags;
 
 /// The actions found so far.
 mod plan;
@@ -94,11 +98,11 @@ impl PartialEq for Translation {
 
 /// Decides about the packet with this key, filled to the last depth.
 pub fn translate(key: &FlowKey, state: &SwitchState<'_>, observer: &mut impl Observer) -> Translation {
-    translate_with(&Fields::of_packet(*key), state, observer)
+    translate_with(Fields::of_packet(*key), state, observer)
 }
 
 /// The same for a packet that comes with metadata and registers.
-pub fn translate_with(packet: &Fields, state: &SwitchState<'_>, observer: &mut impl Observer) -> Translation {
+pub fn translate_with(packet: Fields, state: &SwitchState<'_>, observer: &mut impl Observer) -> Translation {
     let mut translator = Translator {
         state: *state,
         view: View::new(packet, state.config.local()),
@@ -109,7 +113,7 @@ pub fn translate_with(packet: &Fields, state: &SwitchState<'_>, observer: &mut i
         depth: 0,
         action_set: ActionSet::default(),
         stack: Vec::new(),
-        mirrored: 0,
+        mirrored: BTreeSet::new(),
         observer,
     };
     let verdict = match translator.run() {
@@ -185,8 +189,8 @@ struct Translator<'a, O> {
     action_set: ActionSet<'a>,
     /// What rules have pushed and not popped.
     stack: Vec<u128>,
-    /// Mirrors that have a copy, one bit each.
-    mirrored: u32,
+    /// Which version of the packet was copied to which mirror.
+    mirrored: BTreeSet<(u32, usize)>,
     observer: &'a mut O,
 }
 

@@ -11,7 +11,7 @@ use super::*;
 use crate::action::Actions;
 use crate::bridge::config::PortVlan;
 use crate::bridge::mirror::{Mirror, MirroredPorts};
-use crate::bridge::vlan::VlanMode;
+use crate::bridge::vlan::{PriorityTags, VlanMode, VlanSet};
 use crate::flow::fields::Fields;
 use crate::flow::key::KeyTag;
 use crate::rule::edit::Edit;
@@ -50,24 +50,38 @@ fn any_vlan() -> impl Strategy<Value = VlanId> {
     prop::sample::select(&VLANS[..]).prop_map(vlan)
 }
 
+fn any_set() -> impl Strategy<Value = VlanSet> {
+    prop::option::of(prop::collection::vec(any_vlan(), 0..3))
+        .prop_map(|vlans| vlans.map_or(VlanSet::ALL, |vlans| vlans.into_iter().collect()))
+}
+
 fn any_mode() -> impl Strategy<Value = VlanMode> {
-    let allowed = prop::option::of(prop::collection::vec(any_vlan(), 0..3));
     prop_oneof![
         any_vlan().prop_map(VlanMode::Access),
-        (prop::option::of(any_vlan()), allowed).prop_map(|(native, allowed)| VlanMode::Trunk {
-            native,
-            allowed: allowed.map_or(crate::bridge::vlan::VlanSet::ALL, |vlans| vlans.into_iter().collect()),
+        any_set().prop_map(VlanMode::Trunk),
+        (any_vlan(), any_set(), any::<bool>()).prop_map(|(vlan, allowed, is_tagged)| VlanMode::Native {
+            vlan,
+            allowed,
+            is_tagged
         }),
+        (any_vlan(), any_set(), prop::sample::select(&[0x8100_u16, 0x88a8][..]))
+            .prop_map(|(vlan, customers, tpid)| VlanMode::Tunnel { vlan, customers, tpid }),
     ]
 }
 
+fn any_port() -> impl Strategy<Value = PortVlan> {
+    let priority_tags = [PriorityTags::Never, PriorityTags::IfNonzero, PriorityTags::Always];
+    (any_mode(), prop::sample::select(priority_tags.to_vec())).prop_map(|(mode, priority_tags)| PortVlan {
+        mode,
+        priority_tags,
+        ..PortVlan::default()
+    })
+}
+
 fn any_config() -> impl Strategy<Value = SwitchConfig> {
-    prop::collection::vec(prop::option::weighted(0.9, any_mode()), usize::from(PORTS)).prop_map(|modes| {
-        let ports = (0..).zip(modes);
-        SwitchConfig::new(
-            1,
-            ports.filter_map(|(n, mode)| Some((port(n), PortVlan { mode: mode?, ..PortVlan::default() }))),
-        )
+    prop::collection::vec(prop::option::weighted(0.9, any_port()), usize::from(PORTS)).prop_map(|ports| {
+        let ports = (0..).zip(ports);
+        SwitchConfig::new(1, ports.filter_map(|(n, vlan)| Some((port(n), vlan?))))
     })
 }
 
@@ -82,20 +96,24 @@ fn any_fdb() -> impl Strategy<Value = Fdb> {
 }
 
 fn any_key() -> impl Strategy<Value = FlowKey> {
-    let tag = prop::option::of((prop::sample::select(&[0x8100_u16, 0x88a8][..]), 0..8_u16, any_vlan()));
-    (0..PORTS + 1, prop::sample::select(&MACS[..]), prop::sample::select(&MACS[..]), tag, any::<u64>())
-        .prop_map(|(in_port, eth_dst, eth_src, tag, noise)| {
+    let tag = (prop::sample::select(&[0x8100_u16, 0x88a8][..]), 0..8_u16, any_vlan());
+    let tags = prop::collection::vec(tag, 0..3);
+    let eth_type = prop::sample::select(&[0x800_u16, 0x800, 0x8100][..]);
+    let macs = (prop::sample::select(&MACS[..]), prop::sample::select(&MACS[..]));
+    (0..PORTS + 1, macs, tags, eth_type, any::<u64>()).prop_map(
+        |(in_port, (eth_dst, eth_src), tags, eth_type, noise)| {
             let mut key = FlowKey { in_port: in_port.into(), eth_dst, eth_src, ..FlowKey::default() };
-            if let Some((tpid, priority, vlan)) = tag {
-                key.vlan[0] = KeyTag::of_frame(VlanTag {
+            for (place, (tpid, priority, vlan)) in key.vlan.iter_mut().zip(tags) {
+                *place = KeyTag::of_frame(VlanTag {
                     tpid: tpid.into(),
                     tci: (priority << 13 | vlan.number()).into(),
                 });
             }
-            key.eth_type = 0x800.into();
+            key.eth_type = eth_type.into();
             key.words_mut()[5] = noise;
             key
-        })
+        },
+    )
 }
 
 fn push(vlan: VlanId) -> Action {
@@ -140,7 +158,7 @@ proptest! {
             }).collect();
             for port in &ports {
                 prop_assert_ne!(*port, source.port);
-                prop_assert!(config.port(*port).unwrap().mode.tagging(source.vlan).is_some());
+                prop_assert!(config.port(*port).unwrap().mode.carries(source.vlan));
             }
             let count = ports.len();
             ports.sort();
@@ -193,21 +211,201 @@ fn flood_sends_unchanged_frames_first_and_edits_once() {
         (2, access(10)),
         (3, access(20)),
         (4, PortVlan::default()),
+        (5, PortVlan { priority_tags: PriorityTags::IfNonzero, ..access(10) }),
     ];
     let config = SwitchConfig::new(1, ports.map(|(n, vlan)| (port(n), vlan)));
     let fdb = Fdb::new(64);
     let out = |n| Action::Output(port(n));
     let all = [0xff; 6];
-    assert_eq!(decide(&config, &fdb, 0, None, all), forward_by(&[out(2), push(vlan(10)), out(1), out(4)]));
+    assert_eq!(
+        decide(&config, &fdb, 0, None, all),
+        forward_by(&[out(2), out(5), push(vlan(10)), out(1), out(4)])
+    );
     assert_eq!(
         decide(&config, &fdb, 0, Some(0xe000), all),
-        forward_by(&[Action::SetVlan(vlan(10)), out(1), out(4), Action::PopVlan, out(2)])
+        forward_by(&[out(5), Action::SetVlan(vlan(10)), out(1), out(4), Action::PopVlan, out(2)])
     );
     assert_eq!(
         decide(&config, &fdb, 1, Some(0x600a), all),
-        forward_by(&[out(4), Action::PopVlan, out(0), out(2)])
+        forward_by(&[out(4), Action::SetVlan(vlan(0)), out(5), Action::PopVlan, out(0), out(2)])
     );
     assert_eq!(decide(&config, &fdb, 0, Some(20), all), Verdict::Drop(DropReason::VlanNotMember));
+}
+
+/// A tag: protocol, VLAN, priority.
+type TagText = (u16, u16, u16);
+
+/// How a frame with these tags leaves a second port when it is flooded from a first one; `None` if it does not.
+fn crossing(from: &VlanMode, to: &PortVlan, tags: &[TagText]) -> Option<Vec<TagText>> {
+    let mut key =
+        FlowKey { eth_src: MACS[0], eth_dst: [0xff; 6], eth_type: 0x800.into(), ..FlowKey::default() };
+    for (nth, &(tpid, vid, priority)) in tags.iter().enumerate() {
+        let tag = VlanTag { tpid: tpid.into(), tci: (priority << 13 | vid).into() };
+        match key.vlan.get_mut(nth) {
+            Some(place) => *place = KeyTag::of_frame(tag),
+            // One more than keys hold.
+            None => key.eth_type = tpid.into(),
+        }
+    }
+    let ports = [PortVlan { mode: from.clone(), ..PortVlan::default() }, to.clone()];
+    let config = SwitchConfig::new(1, (0..).map(port).zip(ports));
+    let Verdict::Forward(actions) = decide_key(&key, &config, &Fdb::new(8)).verdict else { return None };
+    let mut tags = tags.to_vec();
+    for action in actions.iter() {
+        match *action {
+            Action::PushVlan(VlanTag { tpid, tci }) => {
+                tags.insert(0, (tpid.get(), tci.get() & 0xfff, tci.get() >> 13));
+            }
+            Action::PopVlan => drop(tags.remove(0)),
+            Action::SetVlan(vlan) => tags[0].1 = vlan.number(),
+            Action::Output(_) => {}
+            Action::Rewrite(_) | Action::Punt(_) | Action::Drop(_) => {
+                unreachable!("a learning switch does not")
+            }
+        }
+    }
+    Some(tags)
+}
+
+fn modes_of_vlan_10() -> [VlanMode; 5] {
+    let native = |is_tagged| VlanMode::Native { vlan: vlan(10), allowed: VlanSet::ALL, is_tagged };
+    let customers = [0, 30].into_iter().map(vlan).collect();
+    [
+        VlanMode::Access(vlan(10)),
+        VlanMode::Trunk([10, 20].into_iter().map(vlan).collect()),
+        native(false),
+        native(true),
+        VlanMode::Tunnel { vlan: vlan(10), customers, tpid: 0x88a8 },
+    ]
+}
+
+/// `crossing` from each mode of VLAN 10 (rows) to each (columns): access, trunk, native, native with its tag, tunnel.
+fn crossings(tags: &[TagText]) -> [[Option<Vec<TagText>>; 5]; 5] {
+    modes_of_vlan_10().map(|from| {
+        modes_of_vlan_10().map(|to| {
+            let to = PortVlan { mode: to, ..PortVlan::default() };
+            crossing(&from, &to, tags)
+        })
+    })
+}
+
+#[test]
+fn untagged_and_priority_tagged_frames_are_in_the_native_vlan_and_leave_in_its_form() {
+    for (tags, of_vlan) in [
+        (vec![], (0x8100, 10, 0)),
+        (vec![(0x8100, 0, 0)], (0x8100, 10, 0)),
+        (vec![(0x8100, 0, 5)], (0x8100, 10, 5)),
+        (vec![(0x88a8, 0, 5)], (0x88a8, 10, 5)),
+    ] {
+        let none = Some(vec![]);
+        let tagged = Some(vec![of_vlan]);
+        // The priority tag, if there is one, is the customer's: it stays behind the service tag and at a tunnel.
+        let service = Some([&[(0x88a8, 10, 0)], &tags[..]].concat());
+        let own = || [none.clone(), tagged.clone(), none.clone(), tagged.clone(), none.clone()];
+        let of_tunnel = [none.clone(), service.clone(), none.clone(), service.clone(), Some(tags.clone())];
+        assert_eq!(crossings(&tags), [own(), [const { None }; 5], own(), own(), of_tunnel], "{tags:?}");
+    }
+}
+
+#[test]
+fn tagged_frames_cross_trunks_and_no_access_port_takes_them() {
+    let never = || [const { None::<Vec<TagText>> }; 5];
+    let tags = vec![(0x88a8, 10, 3)];
+    let (none, same) = (Some(vec![]), Some(tags.clone()));
+    let of_trunk = || [none.clone(), same.clone(), none.clone(), same.clone(), none.clone()];
+    assert_eq!(crossings(&tags), [never(), of_trunk(), of_trunk(), of_trunk(), never()]);
+    let tags = vec![(0x8100, 20, 3)];
+    let same = Some(tags.clone());
+    let of_trunk = || [None, same.clone(), same.clone(), same.clone(), None];
+    assert_eq!(crossings(&tags), [never(), of_trunk(), of_trunk(), of_trunk(), never()]);
+    let tags = vec![(0x8100, 30, 3)];
+    let same = Some(tags.clone());
+    let service = Some(vec![(0x88a8, 10, 0), (0x8100, 30, 3)]);
+    let of_native = || [None, None, same.clone(), same.clone(), None];
+    let of_tunnel = [None, service.clone(), None, service.clone(), same.clone()];
+    assert_eq!(crossings(&tags), [never(), never(), of_native(), of_native(), of_tunnel]);
+    assert_eq!(crossings(&[(0x8100, 4095, 0)]), [const { [const { None }; 5] }; 5], "no VLAN");
+}
+
+#[test]
+fn frame_never_leaves_a_trunk_with_a_tag_that_was_behind_that_of_its_vlan() {
+    let never = || [const { None::<Vec<TagText>> }; 5];
+    for behind in [vec![(0x8100, 20, 1)], vec![(0x8100, 20, 1), (0x8100, 30, 0)]] {
+        let in_vlan_10 = [&[(0x8100, 10, 3)], &behind[..]].concat();
+        let same = Some(in_vlan_10.clone());
+        let of_trunk = || [None, same.clone(), None, same.clone(), None];
+        assert_eq!(crossings(&in_vlan_10), [never(), of_trunk(), of_trunk(), of_trunk(), never()]);
+        // A frame that says of itself that it has no VLAN and that it has one: only the tunnel takes it, as its customer's.
+        let in_both = [&[(0x8100, 0, 3)], &behind[..]].concat();
+        let service = Some([&[(0x88a8, 10, 0)], &in_both[..]].concat());
+        let of_tunnel = [None, service.clone(), None, service.clone(), Some(in_both.clone())];
+        assert_eq!(crossings(&in_both), [never(), never(), never(), never(), of_tunnel]);
+        // What the tunnel takes a service tag off is the customer's.
+        let of_customer = [&[(0x88a8, 10, 3), (0x8100, 30, 1)], &behind[..]].concat();
+        assert_eq!(crossings(&of_customer)[1][4], Some(of_customer[1..].to_vec()));
+    }
+}
+
+#[test]
+fn priority_tags_leave_where_the_port_wants_them() {
+    use PriorityTags::{Always, IfNonzero, Never};
+    let access = VlanMode::Access(vlan(10));
+    let native = VlanMode::Native { vlan: vlan(10), allowed: VlanSet::ALL, is_tagged: false };
+    let trunk = VlanMode::default();
+    let [in_vlan_10, in_no_vlan] = [10, 0].map(|vid| move |priority| vec![(0x8100, vid, priority)]);
+    for to in [&access, &native] {
+        for (priority_tags, tags, wanted) in [
+            (Never, in_vlan_10(5), vec![]),
+            (IfNonzero, in_vlan_10(5), in_no_vlan(5)),
+            (Always, in_vlan_10(5), in_no_vlan(5)),
+            (Never, in_vlan_10(0), vec![]),
+            (IfNonzero, in_vlan_10(0), vec![]),
+            (Always, in_vlan_10(0), in_no_vlan(0)),
+            (IfNonzero, vec![(0x88a8, 10, 5)], in_no_vlan(5)),
+        ] {
+            let to = PortVlan { mode: to.clone(), priority_tags, ..PortVlan::default() };
+            assert_eq!(crossing(&trunk, &to, &tags).as_ref(), Some(&wanted), "{to:?} {tags:?}");
+        }
+    }
+    for to in [&access, &trunk] {
+        let from = to.clone();
+        for (priority_tags, priority, wanted) in [
+            (Never, 5, vec![]),
+            (IfNonzero, 5, in_no_vlan(5)),
+            (IfNonzero, 0, vec![]),
+            (Always, 0, in_no_vlan(0)),
+        ] {
+            let to = PortVlan { mode: to.clone(), priority_tags, ..PortVlan::default() };
+            assert_eq!(crossing(&from, &to, &in_no_vlan(priority)), Some(wanted), "{to:?} {priority}");
+            assert_eq!(crossing(&from, &to, &[]), Some(vec![]), "no tag is made up");
+        }
+    }
+}
+
+#[test]
+fn tag_that_rules_uncover_and_do_not_see_is_no_frame_without_a_tag() {
+    let spec = RuleSpec {
+        table: 0,
+        priority: 1,
+        cookie: 0,
+        idle_timeout_s: 0,
+        hard_timeout_s: 0,
+        remarks: Default::default(),
+        matching: Match::ANY,
+        actions: [RuleAction::PopVlan, RuleAction::Output(OutputTo::Port(RulePort::NORMAL))].into(),
+    };
+    let rules = RuleSet::learning_switch(0).edit(&[Edit::Replace(vec![spec])], 0).unwrap().set;
+    let config = SwitchConfig::new(1, (0..2).map(|n| (port(n), PortVlan::default())));
+    let state = SwitchState { config: &config, fdb: &Fdb::new(8), rules: &rules };
+    let mut key = FlowKey { eth_src: MACS[0], eth_dst: MACS[1], ..FlowKey::default() };
+    key.vlan[0] = KeyTag::of_frame(VlanTag { tpid: TYPE_CUSTOMER.into(), tci: 10.into() });
+    for (eth_type, wanted) in [
+        (0x800_u16, forward_by(&[Action::PopVlan, Action::Output(port(1))])),
+        (0x8100, Verdict::Drop(DropReason::VlanNotMember)),
+    ] {
+        key.eth_type = eth_type.into();
+        assert_eq!(translate(&key, &state, &mut ()).verdict, wanted, "{eth_type:x}");
+    }
 }
 
 #[test]
@@ -299,6 +497,38 @@ fn packet_that_only_a_mirror_gets_counts_as_dropped() {
     assert_eq!(drop.verdict, forward_by(&[copy, Action::Drop(DropReason::RuleDrop)]));
     let out = by_tables(vec![vec![to(1)]], vec![mirror]);
     assert_eq!(out.verdict, forward_by(&[copy, Action::Output(port(1))]), "one copy, not two");
+}
+
+#[test]
+fn mirror_shows_a_packet_that_rules_change_as_it_came_and_as_it_left() {
+    let mirror = Mirror {
+        name: "m0".to_owned(),
+        sources: MirroredPorts::All,
+        destinations: MirroredPorts::All,
+        vlans: Box::default(),
+        output: port(2),
+    };
+    let actions = |rules| {
+        let Verdict::Forward(actions) = by_tables(vec![rules], vec![mirror.clone()]).verdict else {
+            panic!("it goes out")
+        };
+        actions.to_vec()
+    };
+    let set = |field: Field| RuleAction::SetField { field, value: 2, mask: field.full_mask() };
+    let (copy, out) = (Action::Output(port(2)), Action::Output(port(1)));
+    let (push, tag) = (RuleAction::ModVlanVid(17), push(vlan(17)));
+    assert_eq!(actions(vec![set(Field::EthSrc), to(1), to(1)]), [copy, Action::Rewrite(0), out, copy, out]);
+    assert_eq!(actions(vec![push.clone(), to(1)]), [copy, tag, out, copy]);
+    // Metadata is none of the packet, and what was not there was not taken off.
+    assert_eq!(
+        actions(vec![set(Field::Reg(1)), set(Field::InPort), RuleAction::PopVlan, to(1)]),
+        [copy, out]
+    );
+    // A copy that was changed is one more, but the packet is then what it was when it came.
+    let changed = RuleAction::Clone([push.clone(), to(1)].into());
+    assert_eq!(actions(vec![changed, to(1)]), [copy, tag, out, copy, Action::PopVlan, out]);
+    let same = RuleAction::Clone([to(1)].into());
+    assert_eq!(actions(vec![push, same, to(1)]), [copy, tag, out, copy, out]);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The packet of a translation: its fields as the rules have changed them so far, which bits of its key that rests on, and
 //! what the datapath has yet to be told.
 //!
-//! Three questions are kept apart, each as a mask over the fields:
+//! Three questions are kept apart, each as a mask over the packet's key. Metadata and registers are always known and never
+//! due, because no datapath has them:
 //! - Which bits were *looked at*? They become the megaflow's mask.
 //! - Which bits are *known* without looking, since rules wrote them or since they are the switch's own? They are no news
 //!   about the packet. A bit that is looked at before it is written counts, one that is looked at after does not, so what
@@ -17,13 +18,13 @@ use zerocopy::byteorder::big_endian::U16;
 
 use crate::action::Action;
 use crate::edit::rewrite::Rewrite;
-use crate::flow::fields::{FROM_LOCAL, Fields, REGISTERS};
+use crate::flow::fields::{FROM_LOCAL, Fields};
 use crate::flow::key::{FlowKey, KeyTag, Mask, VLAN_PRESENT};
 use crate::port::PortId;
 use crate::rule::field::Field;
 use crate::rule::needs::Needs;
 use crate::rule::port::RulePort;
-use crate::wire::vlan::{PCP, TYPE_CUSTOMER, VID, VlanId, VlanTag};
+use crate::wire::vlan::{PCP, TYPE_CUSTOMER, VID, VlanId, VlanTag, is_tag};
 
 use super::plan::Plan;
 
@@ -48,15 +49,15 @@ struct Buried {
     place: Place,
 }
 
-/// A change of the outer tag for one egress port.
+/// A change of the tags for the outputs that come next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TagEdit {
-    /// Put it into this VLAN.
+    /// Put the outer tag into this VLAN.
     Set(VlanId),
-    /// Remove it.
+    /// Remove the outer tag.
     Pop,
-    /// Insert one of this VLAN, at the lowest priority.
-    Push(VlanId),
+    /// Insert this one before the others.
+    Push(VlanTag),
 }
 
 /// The packet of a translation.
@@ -68,21 +69,24 @@ pub(super) enum TagEdit {
 #[derive(Debug)]
 pub(super) struct View {
     fields: Fields,
-    known: Fields,
+    known: FlowKey,
     /// Looked at since the last write, by place in `fields`.
     looked: Fields,
     /// Looked at before, by place in the key.
     mask: Mask,
-    due: Fields,
+    due: FlowKey,
     places: [Place; 2],
     buried: Vec<Buried>,
     /// Tags that the datapath has yet to pop.
     popped: u32,
     is_due: bool,
+    version: u32,
+    /// The newest version that there was.
+    newest: u32,
     /// The port that rules call `LOCAL`.
     local: Option<PortId>,
     /// Inside a copy, what became of the datapath's packet since the copy was made.
-    drift: Option<Drift>,
+    drift: Option<Box<Drift>>,
 }
 
 /// How far the datapath's packet has moved away from what it was when a copy was made: there is but one packet, on which
@@ -137,38 +141,36 @@ impl Drift {
 #[derive(Debug)]
 pub(super) struct Original {
     fields: Fields,
-    known: Fields,
+    known: FlowKey,
     places: [Place; 2],
     buried: Vec<Buried>,
-    drift: Option<Drift>,
+    version: u32,
+    drift: Option<Box<Drift>>,
 }
 
 impl View {
     /// A packet of which only the ingress port was looked at: megaflows belong to a port. `local` is the port that rules call
     /// `LOCAL`.
-    pub(super) fn new(packet: &Fields, local: Option<PortId>) -> Self {
-        let mut known = Fields::NONE;
-        known.metadata = u64::MAX.into();
-        known.registers = [u32::MAX.into(); REGISTERS];
-        known.actset_output = u32::MAX.into();
+    pub(super) fn new(mut fields: Fields, local: Option<PortId>) -> Self {
         let mut mask = Mask::default();
         mask.0.in_port = u32::MAX;
-        let mut fields = *packet;
         fields.actset_output = RulePort::UNSET.number_oxm().into();
         // A number that no port has must not read as one with the bit of the local port.
-        let in_port = u32::from(u16::try_from(packet.key.in_port).unwrap_or(RulePort::NONE.number()));
+        let in_port = u32::from(u16::try_from(fields.key.in_port).unwrap_or(RulePort::NONE.number()));
         let is_local = local.is_some_and(|local| u32::from(local.number()) == in_port);
         fields.key.in_port = if is_local { in_port | FROM_LOCAL } else { in_port };
         Self {
             fields,
-            known,
+            known: FlowKey::default(),
             looked: Fields::NONE,
             mask,
-            due: Fields::NONE,
+            due: FlowKey::default(),
             places: [0, 1].map(|origin| Place { origin: Some(origin), is_new: false }),
             buried: Vec::new(),
             popped: 0,
             is_due: false,
+            version: 0,
+            newest: 0,
             local,
             drift: None,
         }
@@ -185,7 +187,8 @@ impl View {
             known: self.known,
             places: self.places,
             buried: self.buried.clone(),
-            drift: self.drift.replace(Drift::default()),
+            version: self.version,
+            drift: self.drift.replace(Box::default()),
         }
     }
 
@@ -193,19 +196,20 @@ impl View {
     /// undone.
     pub(super) fn take_back(&mut self, original: Original) {
         self.settle();
-        let Original { fields, known, places, buried, drift } = original;
+        let Original { fields, known, places, buried, version, drift } = original;
         let inner = std::mem::replace(&mut self.drift, drift).unwrap_or_default();
         (self.fields, self.known, self.places, self.buried) = (fields, known, places, buried);
-        self.due = Fields { key: inner.rewritten, ..Fields::NONE };
+        self.version = version;
+        self.due = inner.rewritten;
         // What was not known has to be read from the packet to be written again.
-        let rows = inner.rewritten.words().iter().zip(self.known.key.words());
+        let rows = inner.rewritten.words().iter().zip(self.known.words());
         for (mask, (rewritten, known)) in self.mask.0.words_mut().iter_mut().zip(rows) {
             *mask |= rewritten & !known;
         }
         self.popped = u32::try_from(inner.extra).unwrap_or(u32::MAX);
         let tags = inner.tags.iter().copied().chain(std::iter::repeat(U16::ZERO));
         let state = tags.enumerate().map(|(nth, bits)| (nth < inner.lost, bits));
-        let in_sight = self.places.iter_mut().zip(&mut self.due.key.vlan);
+        let in_sight = self.places.iter_mut().zip(&mut self.due.vlan);
         let buried = self.buried.iter_mut().rev().map(|tag| (&mut tag.place, &mut tag.due));
         for ((place, due), (is_lost, bits)) in in_sight.chain(buried).zip(state) {
             place.is_new = is_lost;
@@ -260,6 +264,45 @@ impl View {
         self.looked.key.vlan[0].tci |= U16::new(BITS);
         let KeyTag { tpid, tci } = self.fields.key.vlan[0];
         KeyTag { tpid, tci: tci & U16::new(BITS) }
+    }
+
+    /// Protocol and priority of the outer tag, which is there.
+    pub(super) fn outer_protocol_and_priority(&mut self) -> (u16, u16) {
+        self.looked.key.vlan[0].tpid = U16::MAX_VALUE;
+        self.looked.key.vlan[0].tci |= U16::new(PCP);
+        let KeyTag { tpid, tci } = self.fields.key.vlan[0];
+        (tpid.get(), tci.get() & PCP)
+    }
+
+    /// Whether there is a second tag that rules see.
+    pub(super) fn has_inner_tag(&mut self) -> bool {
+        self.has_tag(1)
+    }
+
+    /// The VLAN number of the second tag, 0 if rules see none.
+    pub(super) fn inner_vid(&mut self) -> u16 {
+        if !self.has_tag(1) {
+            return 0;
+        }
+        self.looked.key.vlan[1].tci |= U16::new(VID);
+        self.fields.key.vlan[1].tci.get() & VID
+    }
+
+    /// Whether a tag follows the outer one, be it one that rules see or one that they do not.
+    pub(super) fn is_stacked(&mut self) -> bool {
+        self.has_tag(1) || self.hides_a_tag()
+    }
+
+    /// Whether the tags that rules see are followed by one that they do not see.
+    fn hides_a_tag(&mut self) -> bool {
+        self.looked.key.eth_type = U16::MAX_VALUE;
+        is_tag(self.fields.key.eth_type.get())
+    }
+
+    /// Whether the packet seems to have no tag, yet would be read as tagged where it leaves: rules took off the tags that
+    /// they see, and there is one more.
+    pub(super) fn seems_untagged(&mut self) -> bool {
+        !self.has_tag(0) && self.places[0].origin != Some(0) && self.hides_a_tag()
     }
 
     pub(super) fn source_is_group(&mut self) -> bool {
@@ -326,9 +369,9 @@ impl View {
             _ => {
                 self.settle();
                 field.set(&mut self.fields, value, mask);
-                field.look_at(&mut self.known, mask);
-                field.look_at(&mut self.due, mask);
-                self.is_due = true;
+                field.look_at_key(&mut self.known, mask);
+                field.look_at_key(&mut self.due, mask);
+                self.changed();
             }
         }
     }
@@ -352,20 +395,20 @@ impl View {
         if has_tag {
             self.buried.push(Buried {
                 tag: self.fields.key.vlan[1],
-                known: self.known.key.vlan[1],
-                due: self.due.key.vlan[1],
+                known: self.known.vlan[1],
+                due: self.due.vlan[1],
                 place: self.places[1],
             });
         }
-        for fields in [&mut self.fields, &mut self.known, &mut self.due] {
-            fields.key.vlan[1] = fields.key.vlan[0];
+        for key in [&mut self.fields.key, &mut self.known, &mut self.due] {
+            key.vlan[1] = key.vlan[0];
         }
         self.places[1] = self.places[0];
         self.fields.key.vlan[0] = KeyTag { tpid: tpid.into(), tci: U16::new(VLAN_PRESENT) };
-        self.known.key.vlan[0] = WHOLE_TAG;
-        self.due.key.vlan[0] = KeyTag::default();
+        self.known.vlan[0] = WHOLE_TAG;
+        self.due.vlan[0] = KeyTag::default();
         self.places[0] = Place { origin: None, is_new: true };
-        self.is_due = true;
+        self.changed();
     }
 
     /// Removes the outer tag; false if there is none.
@@ -380,13 +423,13 @@ impl View {
         let none = Place { origin: None, is_new: false };
         let absent = Buried { tag: KeyTag::default(), known: WHOLE_TAG, due: KeyTag::default(), place: none };
         let risen = self.buried.pop().unwrap_or(absent);
-        for (fields, tag) in
-            [(&mut self.fields, risen.tag), (&mut self.known, risen.known), (&mut self.due, risen.due)]
+        for (key, tag) in
+            [(&mut self.fields.key, risen.tag), (&mut self.known, risen.known), (&mut self.due, risen.due)]
         {
-            fields.key.vlan = [fields.key.vlan[1], tag];
+            key.vlan = [key.vlan[1], tag];
         }
         self.places = [self.places[1], risen.place];
-        self.is_due = true;
+        self.changed();
         true
     }
 
@@ -413,24 +456,37 @@ impl View {
         self.settle();
         let tci = &mut self.fields.key.vlan[nth].tci;
         *tci = *tci & !bits | U16::new(value) & bits;
-        self.known.key.vlan[nth].tci |= bits;
+        self.known.vlan[nth].tci |= bits;
         if !self.places[nth].is_new {
-            self.due.key.vlan[nth].tci |= bits;
+            self.due.vlan[nth].tci |= bits;
         }
+        self.changed();
+    }
+
+    /// Notes that a rule changed the packet.
+    fn changed(&mut self) {
         self.is_due = true;
+        self.newest += 1;
+        self.version = self.newest;
+    }
+
+    /// A number that the packet has as long as no rule changes it, and again when a copy that was changed is put away.
+    pub(super) fn version(&self) -> u32 {
+        self.version
     }
 
     /// Enters what was looked at since the last write into the mask.
     fn settle(&mut self) {
         let vlan = &mut self.looked.key.vlan;
         for (nth, looked) in std::mem::take(vlan).into_iter().enumerate() {
-            note(&mut self.mask, self.places[nth], looked, self.known.key.vlan[nth]);
+            note(&mut self.mask, self.places[nth], looked, self.known.vlan[nth]);
         }
-        let rows = self.looked.key.words().iter().zip(self.known.key.words());
+        let rows = self.looked.key.words().iter().zip(self.known.words());
         for (mask, (looked, known)) in self.mask.0.words_mut().iter_mut().zip(rows) {
             *mask |= looked & !known;
         }
-        self.looked = Fields::NONE;
+        // Bits of metadata and registers may stay: they never enter a mask.
+        self.looked.key = FlowKey::default();
     }
 
     /// Tells the datapath what is due.
@@ -441,7 +497,7 @@ impl View {
         self.settle();
         for _ in 0..std::mem::take(&mut self.popped) {
             plan.push(Action::PopVlan);
-            self.drift.iter_mut().for_each(Drift::pop);
+            self.drift.iter_mut().for_each(|drift| drift.pop());
         }
         // The tags from the outermost on: new ones, then those that the datapath has.
         let mut pushed = Vec::new();
@@ -449,8 +505,8 @@ impl View {
         let mut of_packet = 0;
         let in_sight = (0..2).map(|nth| Buried {
             tag: self.fields.key.vlan[nth],
-            known: self.known.key.vlan[nth],
-            due: self.due.key.vlan[nth],
+            known: self.known.vlan[nth],
+            due: self.due.vlan[nth],
             place: self.places[nth],
         });
         for tag in in_sight.chain(self.buried.iter().rev().copied()) {
@@ -465,7 +521,7 @@ impl View {
         }
         if let Some(drift) = &mut self.drift {
             bits.iter().enumerate().for_each(|(nth, bits)| drift.rewrite_tag(nth, bits.tci));
-            let rewritten = FlowKey { vlan: Default::default(), ..self.due.key };
+            let rewritten = FlowKey { vlan: Default::default(), ..self.due };
             for (own, more) in drift.rewritten.words_mut().iter_mut().zip(rewritten.words()) {
                 *own |= more;
             }
@@ -477,14 +533,14 @@ impl View {
             bits[0].tci = U16::ZERO;
             plan.push(Action::SetVlan(vlan));
         }
-        let mask = FlowKey { vlan: bits, ..self.due.key };
+        let mask = FlowKey { vlan: bits, ..self.due };
         if mask != FlowKey::default() {
             plan.rewrite(Rewrite::new(&mask, &FlowKey { vlan: values, ..self.fields.key }));
         }
         for tag in pushed.into_iter().rev() {
             plan.push(Action::PushVlan(tag));
         }
-        self.due = Fields::NONE;
+        self.due = FlowKey::default();
         self.places.iter_mut().for_each(|place| place.is_new = false);
         for tag in &mut self.buried {
             (tag.due, tag.place.is_new) = (KeyTag::default(), false);
@@ -492,24 +548,29 @@ impl View {
         self.is_due = false;
     }
 
-    /// Has the datapath change the outer tag for the outputs that come next. Nothing else was due; what the rules see stays,
-    /// so that undoing the change is due from now on.
+    /// Has the datapath change the tags for the outputs that come next. Nothing but to undo such changes was due; what the
+    /// rules see stays, so that undoing this one, too, is due from now on.
     pub(super) fn edit_tag(&mut self, edit: TagEdit, plan: &mut Plan) {
         match edit {
             TagEdit::Set(vlan) => {
                 plan.push(Action::SetVlan(vlan));
                 self.drift.iter_mut().for_each(|drift| drift.rewrite_tag(0, U16::new(VID)));
-                self.due.key.vlan[0].tci |= U16::new(VID);
+                self.due.vlan[0].tci |= U16::new(VID);
             }
             TagEdit::Pop => {
                 plan.push(Action::PopVlan);
-                self.drift.iter_mut().for_each(Drift::pop);
-                self.due.key.vlan[0].tci = U16::ZERO;
-                self.places[0].is_new = true;
+                self.drift.iter_mut().for_each(|drift| drift.pop());
+                if self.popped > 0 {
+                    // The outer one is a tag that was pushed here.
+                    self.popped -= 1;
+                } else {
+                    self.due.vlan[0].tci = U16::ZERO;
+                    self.places[0].is_new = true;
+                }
             }
-            TagEdit::Push(vlan) => {
-                plan.push(Action::PushVlan(VlanTag::of_vlan(vlan)));
-                self.drift.iter_mut().for_each(Drift::push);
+            TagEdit::Push(tag) => {
+                plan.push(Action::PushVlan(tag));
+                self.drift.iter_mut().for_each(|drift| drift.push());
                 self.popped += 1;
             }
         }

@@ -3,7 +3,7 @@
 use vsteer_switch::bridge::config::{PortVlan, SwitchConfig};
 use vsteer_switch::bridge::fdb::Fdb;
 use vsteer_switch::bridge::mirror::{Mirror, MirroredPorts};
-use vsteer_switch::bridge::vlan::{VlanMode, VlanSet};
+use vsteer_switch::bridge::vlan::{PriorityTags, VlanMode, VlanSet};
 use vsteer_switch::port::PortId;
 use vsteer_switch::rule::action::{OutputTo, RuleAction, Subfield};
 use vsteer_switch::rule::entry::RuleSpec;
@@ -88,17 +88,26 @@ fn some_ports(random: &mut Random) -> MirroredPorts {
 
 pub(crate) fn config(random: &mut Random) -> SwitchConfig {
     let ports = (0..PORTS).map(|number| {
-        let mode = match random.below(4) {
+        let some_vlans = |random: &mut Random| -> VlanSet { (0..3).map(|_| vlan(random)).collect() };
+        let mode = match random.below(7) {
             0 => VlanMode::Access(vlan(random)),
-            1 => {
-                let native = random.one_in(2).then(|| vlan(random));
-                let allowed: VlanSet = (0..3).map(|_| vlan(random)).collect();
-                VlanMode::Trunk { native, allowed }
-            }
+            1 => VlanMode::Trunk(some_vlans(random)),
+            2 => VlanMode::Native {
+                vlan: vlan(random),
+                allowed: some_vlans(random),
+                is_tagged: random.one_in(2),
+            },
+            3 => VlanMode::Tunnel {
+                vlan: vlan(random),
+                customers: if random.one_in(2) { VlanSet::ALL } else { some_vlans(random) },
+                tpid: random.pick(&[0x8100, 0x88a8]),
+            },
             _ => VlanMode::default(),
         };
+        let priority_tags =
+            random.pick(&[PriorityTags::Never, PriorityTags::IfNonzero, PriorityTags::Always]);
         // Nothing is learned, so that every packet meets the same addresses.
-        (port(number), PortVlan { mode, mac_limit: 0 })
+        (port(number), PortVlan { mode, priority_tags, mac_limit: 0 })
     });
     let config = SwitchConfig::new(1, ports.collect::<Vec<_>>());
     let mirrors: Vec<_> = (0..random.below(3))

@@ -4,7 +4,7 @@
 use vsteer_switch::bridge::config::SwitchConfig;
 use vsteer_switch::bridge::fdb::Fdb;
 use vsteer_switch::bridge::mirror::MirroredPorts;
-use vsteer_switch::bridge::vlan::VlanMode;
+use vsteer_switch::bridge::vlan::{PriorityTags, VlanMode};
 use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::port::PortId;
 use vsteer_switch::rule::action::{OutputTo, RuleAction, Subfield};
@@ -115,7 +115,11 @@ struct Run<'a> {
     stack: Vec<u128>,
     /// A rule said that nothing more is done.
     is_over: bool,
-    mirrored: Vec<usize>,
+    /// Counts the changes of the packet; a copy that is put away leaves the number that was before.
+    version: usize,
+    newest: usize,
+    /// Which version went to which mirror.
+    mirrored: Vec<(usize, usize)>,
     depth: usize,
     lookups: usize,
 }
@@ -137,6 +141,8 @@ pub(crate) fn fate(packet: &Plain, rules: &Rules<'_>, config: &SwitchConfig, fdb
         set: Vec::new(),
         stack: Vec::new(),
         is_over: false,
+        version: 0,
+        newest: 0,
         mirrored: Vec::new(),
         depth: 0,
         lookups: 0,
@@ -148,6 +154,18 @@ pub(crate) fn fate(packet: &Plain, rules: &Rules<'_>, config: &SwitchConfig, fdb
         }
         Err(reason) => Fate { dropped: Some(reason), ..Fate::default() },
     }
+}
+
+/// A frame inside the switch.
+#[derive(Debug, Clone)]
+struct Inside {
+    vlan: VlanId,
+    /// The tag that has its VLAN or its priority.
+    own: Option<Tag>,
+    /// The tags behind it.
+    behind: Vec<Tag>,
+    /// It came in by a tunnel, which made its own tag.
+    is_of_customer: bool,
 }
 
 /// Whether a rule goes on after a step.
@@ -236,11 +254,12 @@ impl<'a> Run<'a> {
     fn copy(&mut self, steps: &'a [RuleAction], table: u8) -> Result<(), DropReason> {
         let (packet, stack, set) =
             (self.packet.clone(), std::mem::take(&mut self.stack), std::mem::take(&mut self.set));
+        let version = self.version;
         self.steps(steps, table)?;
         if !self.is_over {
             self.run_set(table)?;
         }
-        (self.packet, self.stack, self.set) = (packet, stack, set);
+        (self.packet, self.stack, self.set, self.version) = (packet, stack, set, version);
         Ok(())
     }
 
@@ -259,23 +278,25 @@ impl<'a> Run<'a> {
         match action {
             RuleAction::Output(to) => self.output(*to, table)?,
             RuleAction::Controller { .. } => self.hand_out(),
-            RuleAction::PushVlan(tpid) => self.packet.push_tag(*tpid),
+            RuleAction::PushVlan(tpid) => self.change(|packet| packet.push_tag(*tpid)),
             RuleAction::PopVlan => {
                 if !self.packet.tags.is_empty() {
-                    self.packet.tags.remove(0);
+                    self.change(|packet| {
+                        packet.tags.remove(0);
+                    });
                 }
             }
-            RuleAction::ModVlanVid(vid) => self.packet.set_vlan(*vid),
-            RuleAction::ModVlanPcp(pcp) => self.packet.set_priority((*pcp).into()),
+            RuleAction::ModVlanVid(vid) => self.change(|packet| packet.set_vlan(*vid)),
+            RuleAction::ModVlanPcp(pcp) => self.change(|packet| packet.set_priority((*pcp).into())),
             RuleAction::SetField { field, value, mask } => {
                 if self.packet.has(field.needs()) {
-                    self.packet.write(*field, *value, *mask);
+                    self.write(*field, *value, *mask);
                 }
             }
             RuleAction::Move { from, to } => {
                 if self.packet.has(from.field.needs()) && self.packet.has(to.field.needs()) {
                     let value = self.read(*from) << to.offset;
-                    self.packet.write(to.field, value, (u128::MAX >> (128 - to.bits)) << to.offset);
+                    self.write(to.field, value, (u128::MAX >> (128 - to.bits)) << to.offset);
                 }
             }
             RuleAction::Push(from) => {
@@ -290,7 +311,7 @@ impl<'a> Run<'a> {
                     && self.packet.has(to.field.needs())
                 {
                     let mask = (u128::MAX >> (128 - to.bits)) << to.offset;
-                    self.packet.write(to.field, value << to.offset, mask);
+                    self.write(to.field, value << to.offset, mask);
                 }
             }
             RuleAction::DecTtl(_) => {
@@ -299,7 +320,7 @@ impl<'a> Run<'a> {
                         self.why.get_or_insert(DropReason::TtlExceeded);
                         return Ok(Next::Leave);
                     }
-                    self.packet.ttl -= 1;
+                    self.change(|packet| packet.ttl -= 1);
                 }
             }
             RuleAction::Clone(steps) => self.copy(steps, table)?,
@@ -328,6 +349,26 @@ impl<'a> Run<'a> {
             RuleAction::GotoTable(to) => self.nested(table, *to, None)?,
         }
         Ok(Next::Step)
+    }
+
+    /// Changes what goes over the wire.
+    fn change(&mut self, change: impl FnOnce(&mut Plain)) {
+        change(&mut self.packet);
+        self.newest += 1;
+        self.version = self.newest;
+    }
+
+    fn write(&mut self, field: Field, value: u128, mask: u128) {
+        match field {
+            Field::InPort
+            | Field::InPortOxm
+            | Field::Metadata
+            | Field::ActsetOutput
+            | Field::Reg(_)
+            | Field::Xreg(_)
+            | Field::Xxreg(_) => self.packet.write(field, value, mask),
+            _ => self.change(|packet| packet.write(field, value, mask)),
+        }
     }
 
     fn read(&self, from: Subfield) -> u128 {
@@ -401,48 +442,90 @@ impl<'a> Run<'a> {
         self.mirror(port, true, None);
     }
 
-    /// The VLAN of the packet as a port sees it, if the port is a member.
-    fn vlan_at(&self, port: PortId) -> Option<u16> {
-        let vid = self.packet.tags.first().map_or(0, |tag| tag.vid);
-        match &self.config.port(port)?.mode {
-            VlanMode::Access(own) => (vid == 0 || vid == own.number()).then_some(own.number()),
-            VlanMode::Trunk { native, .. } if vid == 0 => native.map(VlanId::number),
-            VlanMode::Trunk { native, allowed } => {
-                let vlan = VlanId::new(vid)?;
-                (*native == Some(vlan) || allowed.contains(vlan)).then_some(vid)
+    /// The packet as a frame that arrives at a port, if the port takes it.
+    fn arrive(&self, port: PortId) -> Option<Inside> {
+        let tags = &self.packet.tags;
+        let vid = tags.first().map_or(0, |tag| tag.vid);
+        let of_tag = VlanId::new(vid)?;
+        let vlan = match &self.config.port(port)?.mode {
+            VlanMode::Tunnel { vlan, customers, tpid } => {
+                let service = Tag { tpid: *tpid, pcp: 0, vid: vlan.number() };
+                return customers.contains(of_tag).then(|| Inside {
+                    vlan: *vlan,
+                    own: Some(service),
+                    behind: tags.clone(),
+                    is_of_customer: true,
+                });
+            }
+            VlanMode::Access(own) if vid == 0 => *own,
+            VlanMode::Access(_) => return None,
+            VlanMode::Native { vlan, .. } if vid == 0 => *vlan,
+            VlanMode::Native { vlan, .. } if of_tag == *vlan => *vlan,
+            VlanMode::Native { allowed, .. } | VlanMode::Trunk(allowed) if allowed.contains(of_tag) => of_tag,
+            VlanMode::Native { .. } | VlanMode::Trunk(_) => return None,
+        };
+        let behind = tags.get(1..).unwrap_or_default().to_vec();
+        let is_contradiction = vid == 0 && !behind.is_empty();
+        (!is_contradiction).then(|| Inside {
+            vlan,
+            own: tags.first().copied(),
+            behind,
+            is_of_customer: false,
+        })
+    }
+
+    /// Whether a frame may leave by a port.
+    fn may_leave(&self, inside: &Inside, port: PortId) -> bool {
+        let Some(at) = self.config.port(port) else { return false };
+        let first_behind = inside.behind.first().map_or(0, |tag| tag.vid);
+        let is_plain = match inside.is_of_customer {
+            false => inside.behind.is_empty(),
+            true => first_behind == 0 && inside.behind.len() < 2,
+        };
+        match &at.mode {
+            VlanMode::Access(own) => *own == inside.vlan && is_plain,
+            VlanMode::Trunk(allowed) => {
+                allowed.contains(inside.vlan) && (is_plain || inside.vlan.number() != 0)
+            }
+            VlanMode::Native { vlan, is_tagged, .. } if *vlan == inside.vlan => *is_tagged || is_plain,
+            VlanMode::Native { allowed, .. } => inside.vlan.number() != 0 && allowed.contains(inside.vlan),
+            VlanMode::Tunnel { vlan, customers, .. } => {
+                *vlan == inside.vlan && VlanId::new(first_behind).is_some_and(|vlan| customers.contains(vlan))
             }
         }
     }
 
-    /// The frame as it leaves by a port in a VLAN; `None` if the port is no member.
-    fn framed(&self, port: PortId, vlan: u16) -> Option<Vec<u8>> {
-        let mut packet = self.packet.clone();
-        let tagged = match &self.config.port(port)?.mode {
-            VlanMode::Access(own) if own.number() == vlan => None,
-            VlanMode::Access(_) => return None,
-            VlanMode::Trunk { native: Some(native), .. } if native.number() == vlan => {
-                // A tag that says nothing but a priority may stay.
-                if packet.tags.first().is_some_and(|tag| tag.vid == 0) {
-                    return Some(packet.bytes());
-                }
-                None
-            }
-            VlanMode::Trunk { allowed, .. } => {
-                if !allowed.contains(VlanId::new(vlan)?) {
-                    return None;
-                }
-                Some(vlan)
-            }
+    /// The frame as it looks at a port, member of its VLAN or not.
+    fn framed(&self, inside: &Inside, port: PortId) -> Vec<u8> {
+        let at = self.config.port(port).expect("a port");
+        let is_tagged = match &at.mode {
+            VlanMode::Access(_) | VlanMode::Tunnel { .. } => false,
+            VlanMode::Trunk(_) => inside.vlan.number() != 0,
+            VlanMode::Native { vlan, is_tagged, .. } => *vlan != inside.vlan || *is_tagged,
         };
-        match (tagged, packet.tags.first_mut()) {
-            (None, Some(_)) => {
-                packet.tags.remove(0);
+        let is_tunnel = matches!(at.mode, VlanMode::Tunnel { .. });
+        let mut tags = inside.behind.clone();
+        let mut tag_of_priority = inside.own;
+        if inside.is_of_customer {
+            // Its priority tag, if that is all it has.
+            tag_of_priority = tags.first().copied().filter(|tag| tag.vid == 0 && !is_tagged && !is_tunnel);
+            if tag_of_priority.is_some() {
+                tags.remove(0);
             }
-            (None, None) => {}
-            (Some(vid), Some(tag)) => tag.vid = vid,
-            (Some(vid), None) => packet.tags.push(Tag { tpid: 0x8100, pcp: 0, vid }),
         }
-        Some(packet.bytes())
+        if is_tagged {
+            let own = inside.own.unwrap_or(Tag { tpid: 0x8100, pcp: 0, vid: 0 });
+            tags.insert(0, Tag { vid: inside.vlan.number(), ..own });
+        } else if let Some(Tag { tpid, pcp, vid }) = tag_of_priority.filter(|_| tags.is_empty()) {
+            let is_wanted = match at.priority_tags {
+                PriorityTags::Never => false,
+                PriorityTags::IfNonzero => pcp != 0,
+                PriorityTags::Always => true,
+            };
+            let tpid = if vid == 0 && matches!(at.mode, VlanMode::Trunk(_)) { tpid } else { 0x8100 };
+            tags.extend(is_wanted.then_some(Tag { tpid, pcp, vid: 0 }));
+        }
+        Plain { tags, ..self.packet.clone() }.bytes()
     }
 
     fn normal(&mut self) {
@@ -453,7 +536,7 @@ impl<'a> Run<'a> {
         if is_reserved(in_port) {
             return self.nowhere(DropReason::MirrorPort);
         }
-        let Some(vlan) = self.vlan_at(in_port) else { return self.nowhere(DropReason::VlanNotMember) };
+        let Some(inside) = self.arrive(in_port) else { return self.nowhere(DropReason::VlanNotMember) };
         let (source, destination) = (self.packet.eth_src, self.packet.eth_dst);
         let is_group = |mac: u64| mac >> 40 & 1 == 1;
         if is_group(source) {
@@ -465,56 +548,52 @@ impl<'a> Run<'a> {
         if source == 0 {
             return self.nowhere(DropReason::BadSource);
         }
-        let of_vlan = VlanId::new(vlan).expect("a VLAN");
         let mac = *destination.to_be_bytes().last_chunk().expect("six bytes");
-        let known = if is_group(destination) { None } else { self.fdb.lookup(of_vlan, mac) };
+        let known = if is_group(destination) { None } else { self.fdb.lookup(inside.vlan, mac) };
         if known == Some(in_port) {
             return self.nowhere(DropReason::Hairpin);
         }
-        let known = known.filter(|&port| !is_reserved(port) && self.framed(port, vlan).is_some());
-        let ports: Vec<PortId> = match known {
+        let is_member = |port: PortId| {
+            !is_reserved(port) && self.config.port(port).is_some_and(|port| port.mode.carries(inside.vlan))
+        };
+        let ports: Vec<PortId> = match known.filter(|&port| is_member(port)) {
             Some(port) => vec![port],
             None => {
                 let others = self.config.ports().iter().copied();
-                others.filter(|&port| port != in_port && !is_reserved(port)).collect()
+                others.filter(|&port| port != in_port && is_member(port)).collect()
             }
         };
-        let frames: Vec<_> =
-            ports.into_iter().filter_map(|port| Some((port, self.framed(port, vlan)?))).collect();
-        if frames.is_empty() {
+        let ports: Vec<PortId> = ports.into_iter().filter(|&port| self.may_leave(&inside, port)).collect();
+        if ports.is_empty() {
             self.nowhere(DropReason::NoEgress);
         }
-        for (port, frame) in &frames {
+        for &port in &ports {
             self.is_delivered = true;
-            self.sent.push((*port, frame.clone()));
+            self.sent.push((port, self.framed(&inside, port)));
         }
-        for (port, _) in frames {
-            self.mirror(port, true, Some(vlan));
+        for port in ports {
+            self.mirror(port, true, Some(&inside));
         }
     }
 
-    fn mirror(&mut self, port: PortId, is_egress: bool, vlan: Option<u16>) {
+    fn mirror(&mut self, port: PortId, is_egress: bool, inside: Option<&Inside>) {
         for (nth, mirror) in self.config.mirrors().iter().enumerate() {
             let selected = if is_egress { &mirror.destinations } else { &mirror.sources };
             let is_selected = match selected {
                 MirroredPorts::All => true,
                 MirroredPorts::These(ports) => ports.contains(&port),
             };
-            let own = || VlanId::new(self.packet.tags.first().map_or(0, |tag| tag.vid)).map(VlanId::number);
-            let vlan = vlan.or_else(|| self.vlan_at(port)).or_else(own);
-            let is_in_vlan = mirror.vlans.is_empty()
-                || vlan.is_some_and(|vlan| mirror.vlans.iter().any(|wanted| wanted.number() == vlan));
+            let Some(inside) = inside.cloned().or_else(|| self.arrive(port)) else { continue };
             if !is_selected
-                || !is_in_vlan
-                || self.mirrored.contains(&nth)
+                || !(mirror.vlans.is_empty() || mirror.vlans.contains(&inside.vlan))
+                || self.mirrored.contains(&(self.version, nth))
                 || mirror.output == port
                 || Some(mirror.output) == self.in_port()
             {
                 continue;
             }
-            self.mirrored.push(nth);
-            let frame = vlan.and_then(|vlan| self.framed(mirror.output, vlan));
-            self.sent.push((mirror.output, frame.unwrap_or_else(|| self.packet.bytes())));
+            self.mirrored.push((self.version, nth));
+            self.sent.push((mirror.output, self.framed(&inside, mirror.output)));
         }
     }
 }
