@@ -469,7 +469,7 @@ fn rules_in_circles_and_rules_without_end_are_dropped_each_with_its_reason() {
     let endless = by_tables(doubling.collect(), vec![]);
     assert_eq!(endless.verdict, Verdict::Drop(DropReason::TooManyResubmits));
     assert_eq!(endless.rules.len(), 1 + MAX_RESUBMITS);
-    let many = by_tables(vec![vec![to(1); plan::MAX_ACTIONS + 1]], vec![]);
+    let many = by_tables(vec![vec![to(1), resubmit(1)], vec![to(1); plan::MAX_ACTIONS]], vec![]);
     assert_eq!(many.verdict, Verdict::Drop(DropReason::TooManyActions));
     let most = by_tables(vec![vec![to(1); plan::MAX_ACTIONS]], vec![]);
     assert!(matches!(most.verdict, Verdict::Forward(actions) if actions.len() == plan::MAX_ACTIONS));
