@@ -178,9 +178,7 @@ impl Appliance {
             rate_watches: Arc::default(),
         };
         appliance.load_rules(config)?;
-        for spec in &config.ports {
-            appliance.add_port(spec.clone())?;
-        }
+        appliance.add_ports(&config.ports)?;
         Ok(appliance)
     }
 

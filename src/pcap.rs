@@ -1,4 +1,4 @@
-//! Capture files: what `ctl trace` reads and `ctl monitor` writes.
+//! Capture files: what `ctl trace` and ports read, and `ctl monitor` and ports write.
 //!
 //! Both formats are read, pcap and pcapng, of either byte order and any resolution of time; pcap is written. The crate
 //! `pcap-file` knows the formats. A file may say anything: it reads through a buffer of fixed size, which bounds what any
@@ -258,6 +258,16 @@ impl<W: Write> PcapWriter<W> {
     /// # Errors
     /// It cannot be written.
     pub fn new(to: W) -> io::Result<Self> {
+        let mut writer = Self::begin(to)?;
+        writer.flush()?;
+        Ok(writer)
+    }
+
+    /// Begins a file like [`new`](Self::new) does, and leaves it to the caller when its head is written out.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn begin(to: W) -> io::Result<Self> {
         let header = PcapHeader {
             snaplen: SNAP_BYTES,
             datalink: DataLink::ETHERNET,
@@ -265,9 +275,7 @@ impl<W: Write> PcapWriter<W> {
             endianness: Endianness::Little,
             ..PcapHeader::default()
         };
-        let mut writer = pcap::PcapWriter::with_header(BufWriter::new(to), header).map_err(write_error)?;
-        writer.flush().map_err(write_error)?;
-        Ok(Self(writer))
+        pcap::PcapWriter::with_header(BufWriter::new(to), header).map(Self).map_err(write_error)
     }
 
     /// Appends a packet of `len` bytes that came `time_us` microseconds after 1970, of which `bytes` are the first, and writes
@@ -276,6 +284,15 @@ impl<W: Write> PcapWriter<W> {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&mut self, time_us: u64, len: u64, bytes: &[u8]) -> io::Result<()> {
+        self.append(time_us, len, bytes)?;
+        self.flush()
+    }
+
+    /// Appends a packet like [`write`](Self::write) does, and leaves it to the caller when it is written out.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn append(&mut self, time_us: u64, len: u64, bytes: &[u8]) -> io::Result<()> {
         let word = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         let time = Duration::from_micros(time_us);
         let packet = RawPcapPacket {
@@ -285,7 +302,15 @@ impl<W: Write> PcapWriter<W> {
             orig_len: word(len),
             data: bytes.into(),
         };
-        self.0.write_raw_packet(&packet).and_then(|_| self.0.flush()).map_err(write_error)
+        self.0.write_raw_packet(&packet).map(drop).map_err(write_error)
+    }
+
+    /// Writes out what was appended.
+    ///
+    /// # Errors
+    /// The file cannot be written; what was appended waits for the next time.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(write_error)
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Appliance, Refusal};
 use crate::config::PortSpec;
-use crate::port::OpenPort;
 use crate::port::report::PortReport;
+use crate::port::{OpenPort, Port};
 use crate::port_numbers::PortNumbers;
 
 impl Appliance {
@@ -29,20 +29,33 @@ impl Appliance {
     /// # Errors
     /// Its name, socket or interface is in use, there is no room, or the system refuses.
     pub fn add_port(&self, spec: PortSpec) -> Result<PortReport, Refusal> {
+        let port = self.add_ports(&[spec])?;
+        Ok(port[0].report())
+    }
+
+    /// Adds ports, all at once: none moves a packet before all are there. Returns them in the same order.
+    ///
+    /// # Errors
+    /// As with one; then none is added.
+    pub(super) fn add_ports(&self, specs: &[PortSpec]) -> Result<Vec<Arc<Port>>, Refusal> {
         let mut table = self.ports.lock();
-        if let Some(taken) = table.open.iter().find_map(|open| open.conflict(&spec)) {
-            return Err(Refusal::taken(taken));
-        }
         let mut numbers = PortNumbers::clone(&table.numbers);
-        let id = self.claim(&mut numbers, &spec.name)?;
-        let open = OpenPort::open(id, spec, self.workers.len()).map_err(Refusal::failed)?;
-        let port = Arc::clone(&open.port);
-        let spec = port.spec();
+        let mut opened: Vec<OpenPort> = Vec::new();
+        for spec in specs {
+            if let Some(taken) = table.open.iter().chain(&opened).find_map(|open| open.conflict(spec)) {
+                return Err(Refusal::taken(taken));
+            }
+            let id = self.claim(&mut numbers, &spec.name)?;
+            opened.push(OpenPort::open(id, spec.clone(), self.workers.len()).map_err(Refusal::failed)?);
+        }
+        let ports: Vec<_> = opened.iter().map(|open| Arc::clone(&open.port)).collect();
         table.numbers = Arc::new(numbers);
-        table.open.push(open);
+        table.open.extend(opened);
         self.publish_ports(&table);
-        tracing::info!(port = spec.name, kind = spec.type_name(), address = spec.address(), "port added");
-        Ok(port.report())
+        for spec in specs {
+            tracing::info!(port = spec.name, kind = spec.type_name(), address = spec.address(), "port added");
+        }
+        Ok(ports)
     }
 
     /// Removes the port `name`.

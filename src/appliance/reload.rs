@@ -98,7 +98,7 @@ impl Plan {
                 Some(old) if **old == *spec => (),
                 Some(old) if old.is_same_driver(spec) => plan.change.push(spec.clone()),
                 Some(_) => plan.reopen.push(spec.clone()),
-                None if present.iter().any(|port| port.identity() == spec.identity()) => {
+                None if present.iter().any(|port| port.shared_with(spec).is_some()) => {
                     plan.add_late.push(spec.clone());
                 }
                 None => plan.add.push(spec.clone()),

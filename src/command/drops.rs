@@ -88,7 +88,9 @@ fn advice(reason: DropReason) -> Option<&'static str> {
         DropReason::GuestBufferTooSmall => "let the guest's driver use mergeable buffers (mrg_rxbuf=on)",
         DropReason::TooLong => "give the ports the same MTU (mtu=N), or let path MTU discovery through",
         DropReason::HostRefused => "see that the interface is up, and the log of the host",
-        DropReason::HostQueueFull => "the host does not keep up: raise the interface's txqueuelen",
+        DropReason::HostQueueFull => {
+            "the host does not keep up: raise the interface's txqueuelen, or see that the file's disk is fast and has room"
+        }
         DropReason::RingBroken => {
             "see vsteer ctl port show for the rule that was broken; the guest's driver must start anew"
         }

@@ -29,10 +29,10 @@ pub(super) struct PortInfo {
     pub(super) name: String,
     /// Its number in flows.
     pub(super) id: u16,
-    /// `vhost-user` or `tap`.
+    /// The type, as in a specification.
     #[serde(rename = "type")]
     pub(super) kind: String,
-    /// Path, interface or descriptor behind it.
+    /// What follows the type: a path, an interface, a descriptor.
     pub(super) address: String,
     /// Whether packets can pass.
     pub(super) state: PortState,

@@ -293,7 +293,7 @@ fn merge_mirrors(
 fn refuse_shared_control(config: &Config) -> Result<(), ConfigError> {
     let Some(control) = &config.control else { return Ok(()) };
     let path = identity_of(control);
-    match config.ports.iter().find(|port| port.identity().1 == path) {
+    match config.ports.iter().find(|port| port.exclusive().is_some_and(|own| own.1 == path)) {
         Some(port) => Err(ConfigError::new(
             format!("port {}", port.name),
             format!("{} is the control socket; choose another path for one of them", port.address()),
@@ -312,8 +312,10 @@ pub(crate) fn refuse_shared(ports: &[Placed<PortSpec>]) -> Result<(), ConfigErro
             let problem = format!("the name {:?} is taken by {first}; use another", value.name);
             return Err(ConfigError::new(place, problem));
         }
-        if let Some(first) = addresses.insert(value.identity(), place) {
-            let problem = format!("{} is used by {first} too; give each port its own", value.address());
+        if let Some((kind, address)) = value.exclusive()
+            && let Some(first) = addresses.insert((kind, address.clone()), place)
+        {
+            let problem = format!("{} is used by {first} too; give each port its own", address.display());
             return Err(ConfigError::new(place, problem));
         }
         if value.local

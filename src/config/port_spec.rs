@@ -94,9 +94,15 @@ impl PortSpec {
         self.kind.address()
     }
 
-    /// What no two ports may share: type, and address with relative paths made absolute.
-    pub fn identity(&self) -> (&'static str, PathBuf) {
-        (self.type_name(), self.kind.identity())
+    /// What no two ports may share, if there is such a thing: the type, and an address with relative paths made absolute.
+    pub fn exclusive(&self) -> Option<(&'static str, PathBuf)> {
+        self.kind.exclusive().map(|address| (self.type_name(), address))
+    }
+
+    /// What both ports would have to have alone.
+    pub fn shared_with(&self, other: &PortSpec) -> Option<PathBuf> {
+        let mine = self.exclusive()?;
+        (other.exclusive()? == mine).then_some(mine.1)
     }
 }
 

@@ -166,11 +166,11 @@ impl KindSpec {
         }
     }
 
-    /// What no two ports of the kind may share.
-    pub fn identity(&self) -> PathBuf {
+    /// What no two ports of the kind may share, if there is such a thing.
+    pub fn exclusive(&self) -> Option<PathBuf> {
         match self {
-            KindSpec::VhostUser(spec) => spec.identity(),
-            KindSpec::Tap(spec) => PathBuf::from(&spec.interface),
+            KindSpec::VhostUser(spec) => Some(spec.identity()),
+            KindSpec::Tap(spec) => Some(PathBuf::from(&spec.interface)),
         }
     }
 

@@ -20,6 +20,9 @@ pub mod batch;
 /// Sets of queues.
 pub mod queue_set;
 
+/// Files that frames are recorded in.
+pub mod recorder;
+
 /// How a port stands, in plain values.
 pub mod report;
 
@@ -27,7 +30,7 @@ pub mod report;
 pub mod vnet_header;
 
 /// Memory that frames from the host are read into.
-mod rx_area;
+pub mod rx_area;
 
 /// Spaces out polls that are system calls.
 mod poll_pacer;
@@ -174,8 +177,13 @@ impl OpenPort {
                 spec.name, mine.name
             ));
         }
-        (mine.identity() == spec.identity()).then(|| {
-            format!("port {}: {} is already port {}; choose another", spec.name, spec.address(), mine.name)
+        mine.shared_with(spec).map(|shared| {
+            format!(
+                "port {}: {} is already port {}'s; choose another",
+                spec.name,
+                shared.display(),
+                mine.name
+            )
         })
     }
 }

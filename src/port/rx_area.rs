@@ -17,7 +17,7 @@ use vsteer_switch::packet::{BURST, MAX_FRAME_BYTES, Segment};
 use super::vnet_header;
 
 /// Bytes of an area that one frame can need: the longest with its header, rounded up to whole cache lines.
-pub(super) const SLOT_BYTES: usize = (vnet_header::LEN + MAX_FRAME_BYTES).next_multiple_of(64);
+pub const SLOT_BYTES: usize = (vnet_header::LEN + MAX_FRAME_BYTES).next_multiple_of(64);
 
 /// Bytes of an area: a burst of the longest frames.
 const AREA_BYTES: usize = BURST * SLOT_BYTES;
@@ -41,13 +41,13 @@ unsafe impl Send for Memory {}
 /// Frames are laid one behind the other, each at the start of a cache line: a burst of ordinary frames touches a few
 /// dozen KiB at the front, which stay in the cache, and only a burst of the longest GSO frames reaches the far end.
 #[derive(Debug)]
-pub(super) struct RxArea {
+pub struct RxArea {
     memory: Memory,
 }
 
 impl RxArea {
     /// An area that no other queue has.
-    pub(super) fn take() -> Self {
+    pub fn take() -> Self {
         let spare = SPARE.lock().pop();
         let memory = spare.unwrap_or_else(|| {
             Memory(NonNull::from(Box::leak(vec![0_u8; AREA_BYTES].into_boxed_slice())).cast())
@@ -59,7 +59,7 @@ impl RxArea {
     ///
     /// # Panics
     /// If the area has fewer bytes left.
-    pub(super) fn slot(&mut self, offset: usize) -> *mut u8 {
+    pub fn slot(&mut self, offset: usize) -> *mut u8 {
         assert!(offset <= AREA_BYTES - SLOT_BYTES);
         // SAFETY: `offset` lies inside the area, which is one allocation (Memory invariant 1).
         unsafe { self.memory.0.as_ptr().add(offset) }
@@ -69,7 +69,7 @@ impl RxArea {
     ///
     /// # Panics
     /// If the area ends before it.
-    pub(super) fn vnet_header(&self, offset: usize) -> [u8; vnet_header::LEN] {
+    pub fn vnet_header(&self, offset: usize) -> [u8; vnet_header::LEN] {
         assert!(offset <= AREA_BYTES - vnet_header::LEN);
         // SAFETY: `offset` lies inside the area, which is one allocation (Memory invariant 1).
         let at = unsafe { self.memory.0.as_ptr().add(offset) };
@@ -78,11 +78,24 @@ impl RxArea {
         unsafe { at.cast::<[u8; vnet_header::LEN]>().read() }
     }
 
+    /// Copies `frame` to `offset`, as packets point at it.
+    ///
+    /// # Panics
+    /// If it is longer than [`SLOT_BYTES`], or the area ends before it.
+    pub fn put(&mut self, offset: usize, frame: &[u8]) -> Segment {
+        assert!(frame.len() <= SLOT_BYTES);
+        let to = self.slot(offset);
+        // SAFETY: SLOT_BYTES bytes are writable at `to`, as `slot` says, and `frame` has no more; nothing else refers to
+        // them (Memory invariant 2), so the two do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(frame.as_ptr(), to, frame.len()) };
+        self.segment(offset, frame.len())
+    }
+
     /// The `len` bytes at `offset`, as packets point at them.
     ///
     /// # Panics
     /// If the area ends before them.
-    pub(super) fn segment(&self, offset: usize, len: usize) -> Segment {
+    pub fn segment(&self, offset: usize, len: usize) -> Segment {
         assert!(len <= SLOT_BYTES && offset <= AREA_BYTES - len);
         // SAFETY: `offset` lies inside the area, which is one allocation (Memory invariant 1).
         let at = unsafe { self.memory.0.as_ptr().add(offset) };

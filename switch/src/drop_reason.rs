@@ -93,7 +93,7 @@ drop_reasons! {
     CannotRewrite => "cannot_rewrite",
     /// Egress: the host interface refused the frame.
     HostRefused => "host_refused",
-    /// Egress: the host interface's queue is full.
+    /// Egress: the queue towards the host is full: that of its interface, or of a file that is written.
     HostQueueFull => "host_queue_full",
     /// Egress: the port's ring broke and is stopped.
     RingBroken => "ring_broken",
