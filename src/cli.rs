@@ -88,12 +88,12 @@ enum Command {
 /// Arguments that make a [`Config`](crate::config::Config).
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Add a port: NAME=vhost-user:PATH or NAME=tap:IFNAME, then options after commas
+    /// Add a port: NAME=vhost-user:PATH, NAME=tap:IFNAME or NAME=pcap:FILE, then options after commas
     ///
     /// Options: vlan=ID (access port), trunks=10+20-29 and native=ID (trunk port), vlan-mode=native-tagged|dot1q-tunnel,
     /// cvlans=0+10-20, qinq-ethtype=802.1ad|802.1q, priority-tags=never|if-nonzero|always, mac-limit=N, queues=N,
     /// csum=on|off, tso=on|off, mtu=N, local=on (rules mean this port by LOCAL); for vhost-user also mode=server|client,
-    /// owner=USER:GROUP, perm=0660. May be repeated.
+    /// owner=USER:GROUP, perm=0660; for pcap out=FILE (records what leaves), rate=N (packets per second). May be repeated.
     #[arg(long = "port", value_name = "SPEC")]
     ports: Vec<String>,
     /// Add a mirror: NAME, then src=PORT+PORT, dst=PORT+PORT, vlan=10+20-29 and output=PORT after commas

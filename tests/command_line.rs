@@ -65,7 +65,7 @@ port     vm0=vhost-user:{vm0},vlan=10,mac-limit=4096,queues=16,csum=on,tso=on
 fn errors_are_one_line_on_standard_error() {
     assert_eq!(
         refused(&["run", "--port", "vm0=vhost-usr:/x"]),
-        "vsteer: --port vm0=vhost-usr:/x: unknown port type \"vhost-usr\"; use vhost-user:PATH or tap:IFNAME\n"
+        "vsteer: --port vm0=vhost-usr:/x: unknown port type \"vhost-usr\"; use vhost-user:PATH, tap:IFNAME or pcap:FILE\n"
     );
     assert_eq!(
         refused(&["--fd=900000", "--check"]),

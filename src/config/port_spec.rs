@@ -317,6 +317,7 @@ mod tests {
             "vm4=tap:t,vlan=7,vlan-mode=dot1q-tunnel,cvlans=0+10-20,qinq-ethtype=802.1q",
             "vm5=tap:t,vlan=7,vlan-mode=access,priority-tags=no",
             "vm6=tap:t,vlan-mode=trunk,trunks=0-9",
+            "cap=pcap:in.pcap,out=/tmp/out.pcap,rate=1000,vlan=7",
         ] {
             let spec = parse(text);
             assert_eq!(parse(&spec.to_string()), spec);
@@ -336,9 +337,9 @@ mod tests {
             ("vm0", "no \"=\" after the port's name; write NAME=TYPE:ADDRESS[,OPTION=VALUE...]".to_owned()),
             (
                 "vm0=vhost-usr:/x",
-                "unknown port type \"vhost-usr\"; use vhost-user:PATH or tap:IFNAME".to_owned(),
+                "unknown port type \"vhost-usr\"; use vhost-user:PATH, tap:IFNAME or pcap:FILE".to_owned(),
             ),
-            ("vm0=/x", "no \":\" in \"/x\"; use vhost-user:PATH or tap:IFNAME".to_owned()),
+            ("vm0=/x", "no \":\" in \"/x\"; use vhost-user:PATH, tap:IFNAME or pcap:FILE".to_owned()),
             ("vm0=vhost-user:", "the socket's path is empty; use vhost-user:PATH".to_owned()),
             (
                 "v m=tap:t",

@@ -108,11 +108,11 @@ fn file_errors_name_file_line_key_and_what_to_try() {
         ("port.vm0 = 3".to_owned(), "v.toml:1: port.vm0: no table; write [port.vm0] and its options below"),
         (
             "[port.vm0]\n".to_owned(),
-            "v.toml:1: port.vm0: no type; add type = \"vhost-user\" or type = \"tap\"",
+            "v.toml:1: port.vm0: no type; add type = \"vhost-user\" or type = \"tap\" or type = \"pcap\"",
         ),
         (
             "[port.vm0]\n\ntype = \"vhost\"".to_owned(),
-            "v.toml:3: port.vm0.type: unknown port type \"vhost\"; use vhost-user:PATH or tap:IFNAME",
+            "v.toml:3: port.vm0.type: unknown port type \"vhost\"; use vhost-user:PATH, tap:IFNAME or pcap:FILE",
         ),
         (
             "[port.vm0]\ntype = \"tap\"".to_owned(),

@@ -48,6 +48,7 @@ use vsteer_vhost::net::queue::KickPoller;
 
 use super::batch::Batch;
 use super::guest::{self, Guest, GuestDraft, GuestError, GuestSpec};
+use super::pcap::{self, PcapDraft, PcapPort, PcapPortError, PcapSpec};
 use super::queue_set::QueueSet;
 use super::report::{DriverStatus, News};
 use super::tap::interface::TapError;
@@ -59,9 +60,10 @@ use crate::config::inherited_socket::InheritedSocket;
 type EmptyDraft = fn() -> KindDraft;
 
 /// Every kind, with an empty draft of it.
-const KINDS: [(&Words, EmptyDraft); 2] = [
+const KINDS: [(&Words, EmptyDraft); 3] = [
     (&guest::WORDS, || KindDraft::VhostUser(GuestDraft::default())),
     (&tap::WORDS, || KindDraft::Tap(TapDraft::default())),
+    (&pcap::WORDS, || KindDraft::Pcap(PcapDraft::default())),
 ];
 
 /// The words of every kind.
@@ -76,6 +78,8 @@ pub enum KindDraft {
     VhostUser(GuestDraft),
     /// The host.
     Tap(TapDraft),
+    /// A capture.
+    Pcap(PcapDraft),
 }
 
 impl KindDraft {
@@ -102,6 +106,7 @@ impl KindDraft {
         match self {
             KindDraft::VhostUser(_) => &guest::WORDS,
             KindDraft::Tap(_) => &tap::WORDS,
+            KindDraft::Pcap(_) => &pcap::WORDS,
         }
     }
 
@@ -110,6 +115,7 @@ impl KindDraft {
         match self {
             KindDraft::VhostUser(draft) => draft.set_address(text),
             KindDraft::Tap(draft) => draft.set_address(text),
+            KindDraft::Pcap(draft) => draft.set_address(text),
         }
     }
 
@@ -118,6 +124,7 @@ impl KindDraft {
         match self {
             KindDraft::VhostUser(draft) => draft.set(option, text),
             KindDraft::Tap(draft) => draft.set(option, text),
+            KindDraft::Pcap(draft) => draft.set(option, text),
         }
     }
 
@@ -126,6 +133,7 @@ impl KindDraft {
         match self {
             KindDraft::VhostUser(draft) => draft.finish().map(KindSpec::VhostUser),
             KindDraft::Tap(draft) => draft.finish().map(KindSpec::Tap),
+            KindDraft::Pcap(draft) => draft.finish().map(KindSpec::Pcap),
         }
     }
 }
@@ -147,6 +155,8 @@ pub enum KindSpec {
     VhostUser(GuestSpec),
     /// A TAP interface of the host.
     Tap(TapSpec),
+    /// A capture file.
+    Pcap(PcapSpec),
 }
 
 impl KindSpec {
@@ -155,6 +165,7 @@ impl KindSpec {
         match self {
             KindSpec::VhostUser(_) => &guest::WORDS,
             KindSpec::Tap(_) => &tap::WORDS,
+            KindSpec::Pcap(_) => &pcap::WORDS,
         }
     }
 
@@ -163,6 +174,7 @@ impl KindSpec {
         match self {
             KindSpec::VhostUser(spec) => spec.address(),
             KindSpec::Tap(spec) => spec.interface.clone(),
+            KindSpec::Pcap(spec) => spec.file.display().to_string(),
         }
     }
 
@@ -171,6 +183,7 @@ impl KindSpec {
         match self {
             KindSpec::VhostUser(spec) => Some(spec.identity()),
             KindSpec::Tap(spec) => Some(PathBuf::from(&spec.interface)),
+            KindSpec::Pcap(spec) => spec.exclusive(),
         }
     }
 
@@ -178,7 +191,7 @@ impl KindSpec {
     pub(crate) fn fmt_address_options(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             KindSpec::VhostUser(spec) => spec.fmt_socket_options(f),
-            KindSpec::Tap(_) => Ok(()),
+            KindSpec::Tap(_) | KindSpec::Pcap(_) => Ok(()),
         }
     }
 
@@ -187,6 +200,7 @@ impl KindSpec {
         match self {
             KindSpec::VhostUser(spec) => spec.fmt_options(f),
             KindSpec::Tap(spec) => spec.fmt_options(f),
+            KindSpec::Pcap(spec) => spec.fmt_options(f),
         }
     }
 }
@@ -200,6 +214,9 @@ pub enum OpenError {
     /// The TAP interface cannot be had.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// A capture or a recording cannot be had.
+    #[error(transparent)]
+    Pcap(#[from] PcapPortError),
 }
 
 /// What a driver is told of its port.
@@ -239,6 +256,7 @@ pub fn check(spec: &KindSpec, mtu: Option<u16>) -> Result<(), OpenError> {
     match spec {
         KindSpec::VhostUser(spec) => Ok(guest::check(spec)?),
         KindSpec::Tap(spec) => Ok(tap::check(spec, mtu)?),
+        KindSpec::Pcap(spec) => Ok(pcap::check(spec)?),
     }
 }
 
@@ -250,6 +268,7 @@ pub fn open(spec: &KindSpec, port: &Identity<'_>) -> Result<Opened<Driver>, Open
     match spec {
         KindSpec::VhostUser(spec) => Ok(guest::open(spec, port)?.map(Driver::VhostUser)),
         KindSpec::Tap(spec) => Ok(tap::open(spec, port)?.map(Driver::Tap)),
+        KindSpec::Pcap(spec) => Ok(pcap::open(spec, port)?.map(Driver::Pcap)),
     }
 }
 
@@ -264,6 +283,8 @@ pub enum Driver {
     VhostUser(Guest),
     /// The host.
     Tap(TapPort),
+    /// A capture.
+    Pcap(PcapPort),
 }
 
 /// A worker's space to receive and transmit in, by any port.
@@ -281,6 +302,8 @@ pub enum Received<'a> {
     VhostUser(guest::Received<'a>),
     /// From the host.
     Tap(tap::Received<'a>),
+    /// From a capture.
+    Pcap(pcap::Received<'a>),
 }
 
 impl Received<'_> {
@@ -290,6 +313,7 @@ impl Received<'_> {
         match self {
             Received::VhostUser(received) => received.complete(),
             Received::Tap(received) => drop(received),
+            Received::Pcap(received) => drop(received),
         }
     }
 }
@@ -301,6 +325,7 @@ impl Driver {
         match self {
             Driver::VhostUser(guest) => guest.queues(),
             Driver::Tap(tap) => tap.queues(),
+            Driver::Pcap(_) => 1,
         }
     }
 
@@ -309,7 +334,7 @@ impl Driver {
     pub fn live_queues(&self, assigned: QueueSet) -> QueueSet {
         match self {
             Driver::VhostUser(guest) => guest.live_queues(assigned),
-            Driver::Tap(_) => assigned,
+            Driver::Tap(_) | Driver::Pcap(_) => assigned,
         }
     }
 
@@ -328,6 +353,7 @@ impl Driver {
                 guest.receive(queue, burst, &mut scratch.guest, counters).map(Received::VhostUser)
             }
             Driver::Tap(tap) => tap.receive(queue, burst, counters).map(Received::Tap),
+            Driver::Pcap(pcap) => pcap.receive(burst, counters).map(Received::Pcap),
         }
     }
 
@@ -336,8 +362,8 @@ impl Driver {
     pub fn queues_to_look_ahead(&self, assigned: QueueSet) -> QueueSet {
         match self {
             Driver::VhostUser(guest) => guest.live_queues(assigned),
-            // Its packets lie in the kernel.
-            Driver::Tap(_) => QueueSet::EMPTY,
+            // Their packets lie in the kernel, or are copied as they are taken.
+            Driver::Tap(_) | Driver::Pcap(_) => QueueSet::EMPTY,
         }
     }
 
@@ -346,7 +372,7 @@ impl Driver {
     pub fn look_ahead(&self, queue: usize) {
         match self {
             Driver::VhostUser(guest) => guest.look_ahead(queue),
-            Driver::Tap(_) => (),
+            Driver::Tap(_) | Driver::Pcap(_) => (),
         }
     }
 
@@ -356,6 +382,7 @@ impl Driver {
         match self {
             Driver::VhostUser(guest) => guest.transmit(batch, &mut scratch.guest, &mut scratch.finisher),
             Driver::Tap(tap) => tap.transmit(batch, &mut scratch.finisher),
+            Driver::Pcap(pcap) => pcap.transmit(batch, &mut scratch.finisher),
         }
     }
 
@@ -365,6 +392,7 @@ impl Driver {
             Driver::VhostUser(guest) => guest.arm(assigned),
             // The descriptors are watched all the time.
             Driver::Tap(_) => Rest::Long,
+            Driver::Pcap(pcap) => pcap.arm(),
         }
     }
 
@@ -373,6 +401,7 @@ impl Driver {
         match self {
             Driver::VhostUser(guest) => guest.resume(assigned),
             Driver::Tap(tap) => tap.resume(assigned),
+            Driver::Pcap(pcap) => pcap.resume(),
         }
     }
 }
@@ -384,6 +413,7 @@ impl Driver {
         match self {
             Driver::VhostUser(guest) => guest.attach(queue, poller),
             Driver::Tap(tap) => tap.attach(queue, poller),
+            Driver::Pcap(pcap) => pcap.attach(poller),
         }
     }
 
@@ -392,6 +422,7 @@ impl Driver {
         match self {
             Driver::VhostUser(guest) => guest.detach(queue, poller),
             Driver::Tap(tap) => tap.detach(queue, poller),
+            Driver::Pcap(pcap) => pcap.detach(poller),
         }
     }
 
@@ -400,6 +431,7 @@ impl Driver {
         match self {
             Driver::VhostUser(guest) => guest.status(),
             Driver::Tap(tap) => tap.status(),
+            Driver::Pcap(pcap) => pcap.status(),
         }
     }
 
@@ -408,6 +440,7 @@ impl Driver {
         match self {
             Driver::VhostUser(guest) => guest.take_news(),
             Driver::Tap(tap) => tap.take_news(),
+            Driver::Pcap(pcap) => pcap.take_news(),
         }
     }
 }

@@ -14,6 +14,9 @@ pub mod guest;
 /// Ports towards the host: TAP interfaces.
 pub mod tap;
 
+/// Captures that are played, and recorded.
+pub mod pcap;
+
 /// Frames on their way out, and the work that a port leaves to software.
 pub mod batch;
 

@@ -1,0 +1,250 @@
+//! Captures as ports of the built program: what is played, what is recorded, and what becomes of bad files.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod switch;
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use serde_json::Value;
+use vsteer::pcap::{Capture, PcapWriter};
+
+use self::switch::{Switch, has_privilege, wait_for};
+
+/// Frames from one station, which differ in their last bytes, of 60 to 1500 bytes.
+fn frames(count: usize) -> Vec<Vec<u8>> {
+    let frame = |n: usize| {
+        let mut frame = vec![0; 60 + n * 37 % 1440];
+        frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x88, 0xb5]);
+        let end = frame.len();
+        frame[end - 8..].copy_from_slice(&n.to_be_bytes());
+        frame
+    };
+    (0..count).map(frame).collect()
+}
+
+/// Writes a capture of `frames` to `path`.
+fn write(path: &Path, frames: &[Vec<u8>]) {
+    let mut writer = PcapWriter::begin(File::create(path).unwrap()).unwrap();
+    for frame in frames {
+        writer.append(1, frame.len() as u64, frame).unwrap();
+    }
+    writer.flush().unwrap();
+}
+
+/// The frames of the capture at `path`.
+fn read(path: &Path) -> Vec<Vec<u8>> {
+    let mut capture = Capture::new(File::open(path).unwrap()).unwrap();
+    let (mut frames, mut bytes) = (Vec::new(), Vec::new());
+    while capture.next(&mut bytes).unwrap().is_some() {
+        frames.push(bytes.clone());
+    }
+    frames
+}
+
+/// A switch whose port `b` plays nothing and, if `out` is given, records in it.
+fn switch_with_recorder(out: Option<&Path>) -> Switch {
+    let switch = Switch::start("", None);
+    write(&switch.path("empty"), &[]);
+    let out = out.map_or(String::new(), |out| format!(",out={}", out.display()));
+    switch.ctl(&["port", "add", &format!("b=pcap:{}{out}", switch.path("empty").display())]);
+    switch
+}
+
+fn play(switch: &Switch, path: &Path, options: &str) {
+    switch.ctl(&["port", "add", &format!("a=pcap:{}{options}", path.display())]);
+}
+
+fn port(switch: &Switch, name: &str) -> Value {
+    switch.json(&["port", "show", name])
+}
+
+fn activity(switch: &Switch, name: &str) -> String {
+    port(switch, name)["activity"].as_str().unwrap().to_owned()
+}
+
+fn counter(switch: &Switch, name: &str, counter: &str) -> u64 {
+    port(switch, name)["counters"][counter].as_u64().unwrap()
+}
+
+#[test]
+fn capture_is_played_once_and_what_leaves_is_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in"), folder.path().join("out"));
+    let frames = frames(1000);
+    write(&input, &frames);
+    fs::write(&output, [b'x'; 1 << 20]).unwrap();
+    let switch = switch_with_recorder(Some(&output));
+    // Fewer than wait for the disk at most: none is dropped.
+    play(&switch, &input, "");
+    wait_for("the capture is played", || activity(&switch, "a") == "finished: 1000 packets played");
+    wait_for("all is recorded", || activity(&switch, "b").ends_with("1000 packets recorded"));
+    assert!(activity(&switch, "b").starts_with("finished: 0 packets played"));
+    let bytes: usize = frames.iter().map(Vec::len).sum();
+    for (name, packets, bytes_of) in [("a", "rx_pkts", "rx_bytes"), ("b", "tx_pkts", "tx_bytes")] {
+        assert_eq!((counter(&switch, name, packets), counter(&switch, name, bytes_of)), (1000, bytes as u64));
+    }
+    assert_eq!(read(&output), frames);
+    // What is recorded can be played.
+    assert!(
+        switch.refusal(&["port", "add", &format!("c=pcap:{}", output.display())]).contains("being recorded")
+    );
+    switch.ctl(&["port", "del", "b"]);
+    switch.ctl(&["port", "add", &format!("c=pcap:{}", output.display())]);
+    wait_for("the recording is played", || activity(&switch, "c") == "finished: 1000 packets played");
+}
+
+#[test]
+fn rate_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("in");
+    write(&input, &frames(21));
+    let switch = switch_with_recorder(None);
+    let begun = Instant::now();
+    play(&switch, &input, ",rate=40");
+    let first = activity(&switch, "a");
+    wait_for("the capture is played", || activity(&switch, "a").starts_with("finished: 21"));
+    // The last of 21 packets is due 20 fortieths of a second after the first.
+    assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}, {first}", begun.elapsed());
+    assert_eq!(counter(&switch, "b", "tx_pkts"), 21);
+}
+
+#[test]
+fn ports_of_a_configuration_are_there_before_the_first_packet() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, empty) = (folder.path().join("in"), folder.path().join("empty"));
+    write(&input, &frames(300));
+    write(&empty, &[]);
+    let config = format!(
+        "[port.a]\ntype=\"pcap\"\nfile=\"{}\"\n[port.b]\ntype=\"pcap\"\nfile=\"{}\"\n",
+        input.display(),
+        empty.display()
+    );
+    let switch = Switch::start(&config, None);
+    wait_for("the capture is played", || activity(&switch, "a").starts_with("finished: 300"));
+    wait_for("all of it arrives", || counter(&switch, "b", "tx_pkts") == 300);
+}
+
+#[test]
+fn damaged_capture_is_played_up_to_the_damage_and_the_port_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("in");
+    write(&input, &frames(300));
+    let whole = fs::read(&input).unwrap();
+    fs::write(&input, &whole[..whole.len() - 1]).unwrap();
+    let switch = switch_with_recorder(None);
+    play(&switch, &input, "");
+    wait_for("the damage is told", || port(&switch, "a")["state"] == "stopped");
+    assert_eq!(port(&switch, "a")["fault"], "the capture is damaged at packet 300; capture it again");
+    wait_for("what came before arrives", || counter(&switch, "b", "tx_pkts") == 299);
+    switch.ctl(&["port", "del", "a"]);
+}
+
+#[test]
+fn bad_files_are_refused_with_the_reason_and_nothing_is_written() {
+    let switch = switch_with_recorder(None);
+    let at = |name: &str| switch.path(name).display().to_string();
+    write(&switch.path("in"), &frames(1));
+    write(&switch.path("wifi"), &[]);
+    let mut wifi = fs::read(switch.path("wifi")).unwrap();
+    wifi[20] = 105;
+    fs::write(switch.path("wifi"), wifi).unwrap();
+    fs::write(switch.path("zero"), "").unwrap();
+    fs::write(switch.path("text"), "precious\n".repeat(9)).unwrap();
+    fs::hard_link(switch.path("in"), switch.path("link")).unwrap();
+    mkfifo(&switch.path("fifo"), Mode::S_IRWXU).unwrap();
+    let refused = |spec: String| switch.refusal(&["port", "add", &format!("a=pcap:{spec}")]);
+    for (spec, reason) in [
+        (at("none"), "cannot be opened: No such file or directory"),
+        (at("fifo"), "is no regular file"),
+        (at("."), "is no regular file"),
+        ("/dev/null".to_owned(), "is no regular file"),
+        (at("zero"), "is no capture file"),
+        (at("text"), "is no capture file"),
+        (at("wifi"), "has packets of link type 105"),
+        (format!("{0},out={0}", at("in")), "is the file that is played"),
+        (format!("{},out={}", at("in"), at("link")), "is the file that is played"),
+        (format!("{},out={}", at("in"), at("fifo")), "is no regular file"),
+        (format!("{},out={}", at("in"), at("no/out")), "cannot be written: No such file or directory"),
+        (format!("{},rate=0", at("in")), "use a number from 1"),
+        (format!("{},out=", at("in")), "path is empty"),
+        (format!("{},queues=2", at("in")), "is an option of vhost-user and tap ports"),
+    ] {
+        let refusal = refused(spec);
+        assert!(refusal.contains(reason), "{refusal}");
+    }
+    // A recording that another port has, by whatever name.
+    play(&switch, &switch.path("in"), &format!(",out={}", at("out")));
+    fs::hard_link(switch.path("out"), switch.path("same")).unwrap();
+    for (out, reason) in [("out", "is already port a's"), ("same", "is in use by another port")] {
+        let spec = format!("c=pcap:{},out={}", at("in"), at(out));
+        let refusal = switch.refusal(&["port", "add", &spec]);
+        assert!(refusal.contains(reason), "{refusal}");
+    }
+    assert_eq!(read(&switch.path("in")), frames(1));
+
+    // A start that fails has emptied nothing.
+    let output = Command::new(env!("CARGO_BIN_EXE_vsteer"))
+        .args(["run", "--control", &at("other"), "--port"])
+        .arg(format!("a=pcap:{},out={}", at("in"), at("text")))
+        .args(["--port", &format!("b=pcap:{}", at("none"))])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert_eq!(fs::read_to_string(switch.path("text")).unwrap(), "precious\n".repeat(9));
+}
+
+/// A file system of four megabytes, two of which are taken, gone when this is dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mount = ["-t", "tmpfs", "-o", "size=4m", "none"];
+        assert!(Command::new("mount").args(mount).arg(folder.path()).status().unwrap().success());
+        fs::write(folder.path().join("filler"), vec![0; 2 << 20]).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn full_disk_is_told_and_counted_and_the_recording_goes_on_when_there_is_room() {
+    if !has_privilege() {
+        return;
+    }
+    let disk = SmallDisk::new();
+    let (output, folder) = (disk.0.path().join("out"), tempfile::tempdir().unwrap());
+    let input = folder.path().join("in");
+    // Ten megabytes, more than the disk and the queue take together.
+    let frames: Vec<_> = frames(14_000);
+    write(&input, &frames);
+    let switch = switch_with_recorder(Some(&output));
+    play(&switch, &input, "");
+    wait_for("the capture is played", || activity(&switch, "a") == "finished: 14000 packets played");
+    wait_for("the full disk is told", || port(&switch, "b")["state"] == "stopped");
+    let fault = port(&switch, "b")["fault"].as_str().unwrap().to_owned();
+    assert!(fault.contains("No space left on device") && fault.contains("until there is room"), "{fault}");
+    let whole = read(&output).len();
+    assert!(whole > 0, "the file ends with a whole record");
+
+    fs::remove_file(disk.0.path().join("filler")).unwrap();
+    wait_for("the recording goes on", || port(&switch, "b")["state"] == "connected");
+    let sent = counter(&switch, "b", "tx_pkts");
+    let dropped = port(&switch, "b")["counters"]["drops"]["host_queue_full"].as_u64().unwrap();
+    assert_eq!(sent + dropped, 14_000);
+    switch.ctl(&["port", "del", "b"]);
+    let recorded = read(&output);
+    assert!(
+        recorded.len() as u64 == sent && recorded.len() > whole && frames.starts_with(&recorded[..whole])
+    );
+}
