@@ -49,14 +49,22 @@ impl Waker {
 }
 
 impl KickPoller for Waker {
-    fn watch(&self, kick: BorrowedFd<'_>) {
-        if let Err(error) = self.control(ControlOptions::EPOLL_CTL_ADD, kick.as_raw_fd()) {
-            tracing::warn!(%error, "a descriptor cannot be waited for; its queue is only polled while others are busy");
+    fn watch(&self, kick: BorrowedFd<'_>) -> bool {
+        match self.control(ControlOptions::EPOLL_CTL_ADD, kick.as_raw_fd()) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "a kick descriptor cannot be waited for; its queue is polled once a millisecond until its front-end \
+                     starts it anew"
+                );
+                false
+            }
         }
     }
 
     fn forget(&self, kick: BorrowedFd<'_>) {
-        // It is not in the set if watching it failed, which was reported.
+        // It is gone from the set already if its last other holder closed it.
         let _ = self.control(ControlOptions::EPOLL_CTL_DEL, kick.as_raw_fd());
     }
 

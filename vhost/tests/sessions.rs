@@ -376,11 +376,14 @@ struct CountingPoller {
     watched: AtomicU64,
     forgotten: AtomicU64,
     woken: AtomicU64,
+    /// Has no room for a further descriptor.
+    is_short: AtomicBool,
 }
 
 impl KickPoller for CountingPoller {
-    fn watch(&self, _kick: BorrowedFd<'_>) {
+    fn watch(&self, _kick: BorrowedFd<'_>) -> bool {
         self.watched.fetch_add(1, Ordering::Relaxed);
+        !self.is_short.load(Ordering::Relaxed)
     }
 
     fn forget(&self, _kick: BorrowedFd<'_>) {
@@ -412,6 +415,22 @@ fn every_kick_that_is_watched_is_forgotten_before_it_closes() {
         host.wait_disconnected();
         host.port.set_poller(0, poller.clone());
     }
+}
+
+#[test]
+fn kick_that_cannot_be_watched_is_polled_for() {
+    let mut host = Host::new();
+    let poller = Arc::new(CountingPoller::default());
+    poller.is_short.store(true, Ordering::Relaxed);
+    host.port.set_poller(0, poller.clone());
+    let mut guest = MockGuest::connect(&host.path, &Config::default());
+    exercise(&mut host, &mut guest, 1);
+    assert_eq!(host.port.request_kick(0), Rest::Short);
+    // The next worker has room.
+    poller.is_short.store(false, Ordering::Relaxed);
+    host.port.set_poller(0, poller.clone());
+    assert_eq!(poller.forgotten.load(Ordering::Relaxed), 0, "what is not watched is not forgotten");
+    assert_eq!(host.port.request_kick(0), Rest::Long);
 }
 
 #[test]

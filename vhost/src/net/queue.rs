@@ -21,8 +21,8 @@ use crate::ring::SplitRing;
 
 /// Wakes the worker that polls a transmitq. The root implements it over epoll.
 pub trait KickPoller: Send + Sync {
-    /// Watches `kick`, edge-triggered: a kick ends the worker's sleep.
-    fn watch(&self, kick: BorrowedFd<'_>);
+    /// Watches `kick`, edge-triggered: a kick ends the worker's sleep. False if that cannot be had at present.
+    fn watch(&self, kick: BorrowedFd<'_>) -> bool;
 
     /// Ends the watch of `kick`, which is about to be closed.
     fn forget(&self, kick: BorrowedFd<'_>);
@@ -61,6 +61,8 @@ pub(crate) struct QueueState {
     pub(crate) announcement: Option<Announcement>,
     kick: Option<File>,
     poller: Option<Arc<dyn KickPoller>>,
+    /// The poller cannot watch the kick descriptor.
+    is_unwatched: bool,
 }
 
 impl fmt::Debug for QueueState {
@@ -104,9 +106,10 @@ impl QueueState {
         }
     }
 
-    /// Whether the guest can tell us of packets. It cannot where its front-end sent no descriptor that can be waited for.
+    /// Whether the guest can tell us of packets. It cannot where its front-end sent no descriptor that can be waited for, or the
+    /// system had no memory to watch it.
     pub(crate) fn can_be_kicked(&self) -> bool {
-        self.kick.is_some()
+        self.kick.is_some() && !self.is_unwatched
     }
 
     /// Ends the sleep of the worker that polls the queue.
@@ -116,16 +119,17 @@ impl QueueState {
         }
     }
 
-    fn watch(&self) {
+    fn watch(&mut self) {
         if let (Some(poller), Some(kick)) = (&self.poller, &self.kick) {
-            poller.watch(kick.as_fd());
+            self.is_unwatched = !poller.watch(kick.as_fd());
             poller.wake();
         }
     }
 
-    fn unwatch(&self) {
-        if let (Some(poller), Some(kick)) = (&self.poller, &self.kick) {
+    fn unwatch(&mut self) {
+        if let (Some(poller), Some(kick), false) = (&self.poller, &self.kick, self.is_unwatched) {
             poller.forget(kick.as_fd());
         }
+        self.is_unwatched = false;
     }
 }

@@ -19,6 +19,8 @@
 //!
 //! An earlier version stood before the daemon as a relay that kept from it what it would refuse. To do so for every message
 //! it would have had to understand all of them, and to keep a second copy of the daemon's state.
+//!
+//! That well-behaved front-ends find no difference is tested against the daemon itself (`tests/daemon.rs`).
 
 /// Where a port's front-ends come from.
 pub mod endpoint;

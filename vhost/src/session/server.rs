@@ -43,6 +43,9 @@ const RETRY: Duration = Duration::from_millis(200);
 /// Longest wait before connecting again to a front-end that got nowhere time after time.
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
+/// Longest time for which a front-end that comes is left waiting because those before it left over the number of queue pairs.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
 /// Connections at once: a front-end, and programs that are none or wait to be. One more takes the place of the oldest that
 /// is none.
 const MAX_CONNECTIONS: usize = 16;
@@ -258,7 +261,11 @@ impl Session {
             if self.is_over() {
                 break;
             }
-            let ready = self.wait();
+            let ready = self.wait().unwrap_or_else(|errno| {
+                self.run_short(errno, "the port's sockets cannot be waited for");
+                thread::sleep(RETRY);
+                Ready::default()
+            });
             if self.stop.is_requested() {
                 break;
             }
@@ -288,7 +295,10 @@ impl Session {
     // Waiting.
 
     /// Waits until there is something to do.
-    fn wait(&self) -> Ready {
+    ///
+    /// # Errors
+    /// The system has no memory for it at present.
+    fn wait(&self) -> nix::Result<Ready> {
         let now = Instant::now();
         let is_paused = self.is_paused(now);
         let mut fds = vec![PollFd::new(self.stop.detour.event(), PollFlags::POLLIN)];
@@ -310,15 +320,13 @@ impl Session {
                 fds.push(PollFd::new(kick, PollFlags::POLLIN));
                 fds.len() - 1
             });
-        if let Err(errno) = poll(&mut fds, self.timeout(now)) {
-            // The system has no memory for it at present.
-            if errno != Errno::EINTR {
-                thread::sleep(RETRY);
-            }
-            return Ready::default();
+        match poll(&mut fds, self.timeout(now)) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok(Ready::default()),
+            Err(errno) => return Err(errno),
         }
         let seen = |index: usize| fds[index].revents().unwrap_or(PollFlags::empty());
-        Ready {
+        Ok(Ready {
             errands: !seen(0).is_empty(),
             door: door.is_some_and(|index| !seen(index).is_empty()),
             control: control.is_some_and(|index| !seen(index).is_empty()),
@@ -326,7 +334,7 @@ impl Session {
                 .zip(&self.connections)
                 .map(|(at, connection)| (connection.id, seen(at)))
                 .collect(),
-        }
+        })
     }
 
     fn is_paused(&self, now: Instant) -> bool {
@@ -615,9 +623,19 @@ impl Session {
             true => Fruitless { count: self.fruitless.count.saturating_add(1), said: fault },
             false => Fruitless::default(),
         };
-        if matches!(self.door, Door::Connect(_)) {
-            self.retry_at = Some(Instant::now() + self.fruitless.retry());
-        }
+        self.pause();
+    }
+
+    /// Puts off the next front-end for longer each time one gets nowhere. One that comes by itself is put off only if it will
+    /// surely leave again, and for a shorter time: it may be another.
+    fn pause(&mut self) {
+        let retry = self.fruitless.retry();
+        let pause = match (&self.door, &self.fruitless.said) {
+            (Door::Connect(_), _) => retry,
+            (Door::Listen(_), Some(PortFault::FewPairs { .. })) => retry.min(LONGEST_PAUSE),
+            (Door::Listen(_) | Door::Connected { .. }, _) => return,
+        };
+        self.retry_at = Some(Instant::now() + pause);
     }
 
     /// A connection goes that was never the port's front-end.
@@ -635,9 +653,7 @@ impl Session {
             tracing::warn!(port = self.name, %fault, "connection cut off");
             self.fruitless.said = Some(fault);
         }
-        if matches!(self.door, Door::Connect(_)) {
-            self.retry_at = Some(Instant::now() + self.fruitless.retry());
-        }
+        self.pause();
     }
 }
 

@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send};
 
 /// Most descriptors in one piece of a message: the kernel's own limit (SCM_MAX_FD).
@@ -32,7 +33,8 @@ pub(super) enum Received {
     Nothing,
     /// The other side has gone.
     End,
-    /// There is something, and descriptors come with it for which this process has no room. It can be received later.
+    /// There is something for which there is no room: descriptors that the process cannot have, or the system's memory. It
+    /// can be received later.
     NoRoom,
     /// Descriptors were lost: the last room for them went while they were received.
     Lost,
@@ -83,6 +85,7 @@ fn receive_once(
             _ => match io::Error::last_os_error() {
                 error if error.kind() == io::ErrorKind::Interrupted => {}
                 error if error.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
+                error if is_shortage(&error) => return Ok(Received::NoRoom),
                 error => return Err(error),
             },
         }
@@ -93,6 +96,11 @@ fn receive_once(
         0 => Received::End,
         len => Received::Bytes(len),
     })
+}
+
+/// Whether the system lacks memory at present.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS))
 }
 
 /// The descriptors in a message that recvmsg filled in.
@@ -134,8 +142,9 @@ pub(super) fn send_some(to: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     while sent < bytes.len() {
         match send(to.as_raw_fd(), &bytes[sent..], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
             Ok(more) => sent += more,
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(nix::errno::Errno::EAGAIN) => break,
+            Err(Errno::EINTR) => {}
+            // The system may lack memory for it at present.
+            Err(Errno::EAGAIN | Errno::ENOMEM | Errno::ENOBUFS) => break,
             Err(errno) => return Err(errno.into()),
         }
     }
