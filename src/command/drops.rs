@@ -73,6 +73,7 @@ fn advice(reason: DropReason) -> Option<&'static str> {
         }
         DropReason::ResubmitTooDeep
         | DropReason::TooManyResubmits
+        | DropReason::TooManyPasses
         | DropReason::StackTooDeep
         | DropReason::TooManyActions => "see vsteer ctl trace for the circle, and correct the rules",
         DropReason::MirrorPort => "the port of a mirror's output takes part in nothing else",
