@@ -1,4 +1,5 @@
-//! Captures as ports of the built program: what is played, what is recorded, and what becomes of bad files.
+//! Captures as ports of the built program: what is played, what is recorded, and what becomes of bad files. With them, what
+//! wrappers do to any port.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod switch;
@@ -196,6 +197,30 @@ fn bad_files_are_refused_with_the_reason_and_nothing_is_written() {
         .unwrap();
     assert!(!output.status.success());
     assert_eq!(fs::read_to_string(switch.path("text")).unwrap(), "precious\n".repeat(9));
+}
+
+#[test]
+fn trace_has_what_passes_the_port_in_both_directions() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    // Fewer than wait for the disk at most: none is missed.
+    let frames = frames(900);
+    write(&at("in"), &frames);
+    let switch = Switch::start("", None);
+    write(&at("empty"), &[]);
+    switch.ctl(&["port", "add", &format!("b=pcap:{0}/empty,trace={0}/b", folder.path().display())]);
+    play(&switch, &at("in"), &format!(",trace={}", at("a").display()));
+    for name in ["a", "b"] {
+        let told = format!("; trace: 900 packets in {}", at(name).display());
+        wait_for("all is traced", || activity(&switch, name).ends_with(&told));
+        assert_eq!(read(&at(name)), frames);
+    }
+    assert!(activity(&switch, "a").starts_with("finished: 900 packets played; trace: "));
+    let taken = format!("c=pcap:{0}/in,trace={0}/b", folder.path().display());
+    assert!(switch.refusal(&["port", "add", &taken]).contains("is in use by another port"));
+    // The port can go, and come again with the same file.
+    switch.ctl(&["port", "del", "b"]);
+    switch.ctl(&["port", "add", &taken]);
 }
 
 /// A file system of four megabytes, two of which are taken, gone when this is dropped.

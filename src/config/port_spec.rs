@@ -14,6 +14,7 @@ use super::inherited_socket::InheritedSocket;
 use super::vlan::{VlanDraft, VlanSpec, priority_tags_word};
 use super::words::{check_name, parse_number, parse_switch, set_once};
 use crate::port::driver::{KindDraft, KindSpec, kinds, use_types};
+use crate::port::trace;
 use crate::port::words::Words;
 
 /// Addresses learned at a port unless `mac-limit` says otherwise.
@@ -39,6 +40,8 @@ pub struct PortSpec {
     pub mtu: Option<u16>,
     /// Whether rules mean this port by `LOCAL`; at most one port is.
     pub local: bool,
+    /// Where what passes the port is recorded.
+    pub trace: Option<PathBuf>,
 }
 
 impl PortSpec {
@@ -80,8 +83,8 @@ impl PortSpec {
 
     /// Whether a port that is as `self` says can go on as `other` says without being opened again.
     pub fn is_same_driver(&self, other: &PortSpec) -> bool {
-        let PortSpec { name, kind, vlan: _, priority_tags: _, mac_limit: _, mtu, local: _ } = self;
-        (name, kind, mtu) == (&other.name, &other.kind, &other.mtu)
+        let PortSpec { name, kind, vlan: _, priority_tags: _, mac_limit: _, mtu, local: _, trace } = self;
+        (name, kind, mtu, trace) == (&other.name, &other.kind, &other.mtu, &other.trace)
     }
 
     /// The port's type in the operator's word.
@@ -117,7 +120,8 @@ impl fmt::Display for PortSpec {
         write!(f, ",mac-limit={}", self.mac_limit)?;
         self.kind.fmt_options(f)?;
         self.mtu.map_or(Ok(()), |mtu| write!(f, ",mtu={mtu}"))?;
-        f.write_str(if self.local { ",local=on" } else { "" })
+        f.write_str(if self.local { ",local=on" } else { "" })?;
+        self.trace.as_ref().map_or(Ok(()), |file| write!(f, ",trace={}", file.display()))
     }
 }
 
@@ -132,10 +136,11 @@ fn parse_kind(word: &str) -> Result<(KindDraft, &str), Problem> {
 type Setter = fn(&mut PortDraft, &str) -> Result<(), Problem>;
 
 /// Every option that all ports have beside those of VLANs, with the reader of its value.
-const OPTIONS: [(&str, Setter); 3] = [
+const OPTIONS: [(&str, Setter); 4] = [
     ("mac-limit", |draft, text| set_once(&mut draft.mac_limit, parse_number(text, 0, MAX_MAC_LIMIT)?)),
     ("mtu", |draft, text| set_once(&mut draft.mtu, parse_number(text, MIN_MTU, u16::MAX)?)),
     ("local", |draft, text| set_once(&mut draft.local, parse_switch(text)?)),
+    ("trace", |draft, text| set_once(&mut draft.trace, trace::parse(text)?)),
 ];
 
 /// A port whose words are still being read.
@@ -147,6 +152,7 @@ pub(super) struct PortDraft {
     mac_limit: Option<u32>,
     mtu: Option<u16>,
     local: Option<bool>,
+    trace: Option<PathBuf>,
 }
 
 impl PortDraft {
@@ -160,6 +166,7 @@ impl PortDraft {
             mac_limit: None,
             mtu: None,
             local: None,
+            trace: None,
         })
     }
 
@@ -228,6 +235,7 @@ impl PortDraft {
             mac_limit: self.mac_limit.unwrap_or(DEFAULT_MAC_LIMIT),
             mtu: self.mtu,
             local: self.local.unwrap_or(false),
+            trace: self.trace,
         })
     }
 }
@@ -268,6 +276,7 @@ mod tests {
                 mac_limit: DEFAULT_MAC_LIMIT,
                 mtu: None,
                 local: false,
+                trace: None,
             }
         );
     }
@@ -283,7 +292,7 @@ mod tests {
     fn every_option_is_read() {
         let spec = parse(
             "a.b-c_1=vhost-user:/s=1,owner=root:0,perm=0600,trunks=20-29+10,trunk=30,native=7,mac-limit=9,queues=128,\
-             csum=off,mtu=9000,mode=server,local=on,priority-tags=always",
+             csum=off,mtu=9000,mode=server,local=on,trace=/t,priority-tags=always",
         );
         let owner = Owner { uid: Some(0), gid: Some(0) };
         let socket = SocketSpec::Server { path: "/s=1".into(), owner, perm: Some(0o600) };
@@ -301,6 +310,7 @@ mod tests {
                 mac_limit: 9,
                 mtu: Some(9000),
                 local: true,
+                trace: Some("/t".into()),
             }
         );
     }
@@ -332,7 +342,7 @@ mod tests {
     fn errors_name_the_option_the_value_and_what_to_try() {
         let not_access = "vlan= makes an access port, trunks= and native= a trunk; for a trunk with untagged frames in a \
                           VLAN, use native= in place of vlan=";
-        let known = "vlan, trunks, trunk, native, vlan-mode, priority-tags, cvlans, qinq-ethtype, mac-limit, mtu, local, queues, csum, tso";
+        let known = "vlan, trunks, trunk, native, vlan-mode, priority-tags, cvlans, qinq-ethtype, mac-limit, mtu, local, trace, queues, csum, tso";
         for (text, problem) in [
             ("vm0", "no \"=\" after the port's name; write NAME=TYPE:ADDRESS[,OPTION=VALUE...]".to_owned()),
             (
@@ -445,7 +455,14 @@ mod tests {
     fn vlan_limit_and_local_need_no_new_driver() {
         let old = parse("h=tap:t0,vlan=5,mac-limit=1");
         assert!(old.is_same_driver(&parse("h=tap:t0,trunks=7,local=on")));
-        for other in ["h=tap:t1", "h=tap:t0,mtu=1400", "h=tap:t0,queues=2", "h=tap:t0,tso=off", "g=tap:t0"] {
+        for other in [
+            "h=tap:t1",
+            "h=tap:t0,mtu=1400",
+            "h=tap:t0,queues=2",
+            "h=tap:t0,tso=off",
+            "h=tap:t0,trace=t",
+            "g=tap:t0",
+        ] {
             assert!(!old.is_same_driver(&parse(other)), "{other}");
         }
     }
