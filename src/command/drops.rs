@@ -92,6 +92,7 @@ fn advice(reason: DropReason) -> Option<&'static str> {
         DropReason::HostQueueFull => {
             "the host does not keep up: raise the interface's txqueuelen, or see that the file's disk is fast and has room"
         }
+        DropReason::InjectedRx | DropReason::InjectedTx => "add the port without fault= to end this",
         DropReason::RingBroken => {
             "see vsteer ctl port show for the rule that was broken; the guest's driver must start anew"
         }

@@ -14,6 +14,7 @@ use super::inherited_socket::InheritedSocket;
 use super::vlan::{VlanDraft, VlanSpec, priority_tags_word};
 use super::words::{check_name, parse_number, parse_switch, set_once};
 use crate::port::driver::{KindDraft, KindSpec, kinds, use_types};
+use crate::port::fault::FaultSpec;
 use crate::port::trace;
 use crate::port::words::Words;
 
@@ -42,6 +43,8 @@ pub struct PortSpec {
     pub local: bool,
     /// Where what passes the port is recorded.
     pub trace: Option<PathBuf>,
+    /// What goes wrong at the port on purpose.
+    pub fault: Option<FaultSpec>,
 }
 
 impl PortSpec {
@@ -83,8 +86,9 @@ impl PortSpec {
 
     /// Whether a port that is as `self` says can go on as `other` says without being opened again.
     pub fn is_same_driver(&self, other: &PortSpec) -> bool {
-        let PortSpec { name, kind, vlan: _, priority_tags: _, mac_limit: _, mtu, local: _, trace } = self;
-        (name, kind, mtu, trace) == (&other.name, &other.kind, &other.mtu, &other.trace)
+        let PortSpec { name, kind, vlan: _, priority_tags: _, mac_limit: _, mtu, local: _, trace, fault } =
+            self;
+        (name, kind, mtu, trace, fault) == (&other.name, &other.kind, &other.mtu, &other.trace, &other.fault)
     }
 
     /// The port's type in the operator's word.
@@ -121,7 +125,8 @@ impl fmt::Display for PortSpec {
         self.kind.fmt_options(f)?;
         self.mtu.map_or(Ok(()), |mtu| write!(f, ",mtu={mtu}"))?;
         f.write_str(if self.local { ",local=on" } else { "" })?;
-        self.trace.as_ref().map_or(Ok(()), |file| write!(f, ",trace={}", file.display()))
+        self.trace.as_ref().map_or(Ok(()), |file| write!(f, ",trace={}", file.display()))?;
+        self.fault.as_ref().map_or(Ok(()), |fault| write!(f, ",fault={fault}"))
     }
 }
 
@@ -136,11 +141,12 @@ fn parse_kind(word: &str) -> Result<(KindDraft, &str), Problem> {
 type Setter = fn(&mut PortDraft, &str) -> Result<(), Problem>;
 
 /// Every option that all ports have beside those of VLANs, with the reader of its value.
-const OPTIONS: [(&str, Setter); 4] = [
+const OPTIONS: [(&str, Setter); 5] = [
     ("mac-limit", |draft, text| set_once(&mut draft.mac_limit, parse_number(text, 0, MAX_MAC_LIMIT)?)),
     ("mtu", |draft, text| set_once(&mut draft.mtu, parse_number(text, MIN_MTU, u16::MAX)?)),
     ("local", |draft, text| set_once(&mut draft.local, parse_switch(text)?)),
     ("trace", |draft, text| set_once(&mut draft.trace, trace::parse(text)?)),
+    ("fault", |draft, text| set_once(&mut draft.fault, FaultSpec::parse(text)?)),
 ];
 
 /// A port whose words are still being read.
@@ -153,6 +159,7 @@ pub(super) struct PortDraft {
     mtu: Option<u16>,
     local: Option<bool>,
     trace: Option<PathBuf>,
+    fault: Option<FaultSpec>,
 }
 
 impl PortDraft {
@@ -167,6 +174,7 @@ impl PortDraft {
             mtu: None,
             local: None,
             trace: None,
+            fault: None,
         })
     }
 
@@ -236,6 +244,7 @@ impl PortDraft {
             mtu: self.mtu,
             local: self.local.unwrap_or(false),
             trace: self.trace,
+            fault: self.fault,
         })
     }
 }
@@ -277,6 +286,7 @@ mod tests {
                 mtu: None,
                 local: false,
                 trace: None,
+                fault: None,
             }
         );
     }
@@ -311,6 +321,7 @@ mod tests {
                 mtu: Some(9000),
                 local: true,
                 trace: Some("/t".into()),
+                fault: None,
             }
         );
     }
@@ -327,6 +338,7 @@ mod tests {
             "vm4=tap:t,vlan=7,vlan-mode=dot1q-tunnel,cvlans=0+10-20,qinq-ethtype=802.1q",
             "vm5=tap:t,vlan=7,vlan-mode=access,priority-tags=no",
             "vm6=tap:t,vlan-mode=trunk,trunks=0-9",
+            "f=tap:t,fault=drop:1%+corrupt:0.05%+delay:100%:20ms+seed:7,trace=/tmp/t",
             "cap=pcap:in.pcap,out=/tmp/out.pcap,rate=1000,vlan=7",
         ] {
             let spec = parse(text);
@@ -342,7 +354,7 @@ mod tests {
     fn errors_name_the_option_the_value_and_what_to_try() {
         let not_access = "vlan= makes an access port, trunks= and native= a trunk; for a trunk with untagged frames in a \
                           VLAN, use native= in place of vlan=";
-        let known = "vlan, trunks, trunk, native, vlan-mode, priority-tags, cvlans, qinq-ethtype, mac-limit, mtu, local, trace, queues, csum, tso";
+        let known = "vlan, trunks, trunk, native, vlan-mode, priority-tags, cvlans, qinq-ethtype, mac-limit, mtu, local, trace, fault, queues, csum, tso";
         for (text, problem) in [
             ("vm0", "no \"=\" after the port's name; write NAME=TYPE:ADDRESS[,OPTION=VALUE...]".to_owned()),
             (
@@ -425,6 +437,15 @@ mod tests {
                 "h=tap:t,mode=server",
                 "\"mode\" is an option of vhost-user ports, and this is a tap port; drop it".to_owned(),
             ),
+            (
+                "h=tap:t,fault=drop:1",
+                "fault=drop:1: \"1\" is no probability; use one from 0.0001% to 100%, such as 1% or 0.05%".to_owned(),
+            ),
+            (
+                "h=tap:t,fault=delay:1%",
+                "fault=delay:1%: no time; write it behind the probability, as in delay:5%:20ms".to_owned(),
+            ),
+            ("h=tap:t,fault=seed:1", "fault=seed:1: no fault; name one of drop, corrupt and delay".to_owned()),
             (
                 "h=tap:t,csum=off,tso=on",
                 "tso=on needs partial checksums; drop csum=off, or use tso=off".to_owned(),

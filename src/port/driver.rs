@@ -18,7 +18,7 @@
 //! into a fill ring, the work requests to post anew. It borrows its driver, so it cannot outlive the port.
 //!
 //! # Wrappers
-//! A wrapper is a driver around another one: `trace.rs`. It is a variant of its own in a box, so that ports without
+//! A wrapper is a driver around another one: `trace.rs`, `fault.rs`. It is a variant of its own in a box, so that ports without
 //! one are as they were. What it does with bursts and batches it does in its own file, and for all else it asks the inner driver.
 //!
 //! # What kinds to come need, and where it goes
@@ -51,6 +51,7 @@ use vsteer_vhost::net::port::Rest;
 use vsteer_vhost::net::queue::KickPoller;
 
 use super::batch::Batch;
+use super::fault::{self, Fault};
 use super::guest::{self, Guest, GuestDraft, GuestError, GuestSpec};
 use super::pcap::{self, PcapDraft, PcapPort, PcapPortError, PcapSpec};
 use super::queue_set::QueueSet;
@@ -252,7 +253,7 @@ pub struct Opened<D> {
 }
 
 impl<D> Opened<D> {
-    fn map<E>(self, wrap: impl FnOnce(D) -> E) -> Opened<E> {
+    pub(super) fn map<E>(self, wrap: impl FnOnce(D) -> E) -> Opened<E> {
         Opened { driver: wrap(self.driver), keeper: self.keeper }
     }
 }
@@ -275,12 +276,15 @@ pub fn check(spec: &PortSpec) -> Result<(), OpenError> {
 /// # Errors
 /// What the operator can do about it.
 pub fn open(spec: &PortSpec, port: &Identity<'_>) -> Result<Opened<Driver>, OpenError> {
-    let opened = open_kind(&spec.kind, port)?;
-    // The trace is next to the driver: it has what passes the other side of the port.
-    match &spec.trace {
-        Some(file) => trace::wrap(opened, file, port),
-        None => Ok(opened),
+    let mut opened = open_kind(&spec.kind, port)?;
+    // The trace is next to the driver: it has what passes the other side of the port, faults and all.
+    if let Some(file) = &spec.trace {
+        opened = trace::wrap(opened, file, port)?;
     }
+    Ok(match &spec.fault {
+        Some(faults) => fault::wrap(opened, faults, port),
+        None => opened,
+    })
 }
 
 fn open_kind(spec: &KindSpec, port: &Identity<'_>) -> Result<Opened<Driver>, OpenError> {
@@ -306,13 +310,16 @@ pub enum Driver {
     Pcap(PcapPort),
     /// Any of them, traced.
     Trace(Box<Trace>),
+    /// Any of them, with faults on purpose.
+    Fault(Box<Fault>),
 }
 
 /// A worker's space to receive and transmit in, by any port.
 #[derive(Debug, Default)]
 pub struct Scratch {
     guest: guest::Scratch,
-    finisher: Finisher,
+    /// Also for wrappers.
+    pub(super) finisher: Finisher,
 }
 
 /// A burst that was received: holds the memory of its tails until the burst has left the switch.
@@ -325,6 +332,8 @@ pub enum Received<'a> {
     Tap(tap::Received<'a>),
     /// From a capture.
     Pcap(pcap::Received<'a>),
+    /// From any port with faults.
+    Fault(fault::Received<'a>),
 }
 
 impl Received<'_> {
@@ -335,6 +344,7 @@ impl Received<'_> {
             Received::VhostUser(received) => received.complete(),
             Received::Tap(received) => drop(received),
             Received::Pcap(received) => drop(received),
+            Received::Fault(received) => drop(received),
         }
     }
 }
@@ -348,6 +358,7 @@ impl Driver {
             Driver::Tap(tap) => tap.queues(),
             Driver::Pcap(_) => 1,
             Driver::Trace(trace) => trace.inner.queues(),
+            Driver::Fault(fault) => fault.inner.queues(),
         }
     }
 
@@ -358,6 +369,7 @@ impl Driver {
             Driver::VhostUser(guest) => guest.live_queues(assigned),
             Driver::Tap(_) | Driver::Pcap(_) => assigned,
             Driver::Trace(trace) => trace.inner.live_queues(assigned),
+            Driver::Fault(fault) => fault.live_queues(assigned),
         }
     }
 
@@ -378,6 +390,7 @@ impl Driver {
             Driver::Tap(tap) => tap.receive(queue, burst, counters).map(Received::Tap),
             Driver::Pcap(pcap) => pcap.receive(burst, counters).map(Received::Pcap),
             Driver::Trace(trace) => trace.receive(queue, burst, scratch, counters),
+            Driver::Fault(fault) => fault.receive(queue, burst, scratch, counters),
         }
     }
 
@@ -389,6 +402,7 @@ impl Driver {
             // Their packets lie in the kernel, or are copied as they are taken.
             Driver::Tap(_) | Driver::Pcap(_) => QueueSet::EMPTY,
             Driver::Trace(trace) => trace.inner.queues_to_look_ahead(assigned),
+            Driver::Fault(fault) => fault.inner.queues_to_look_ahead(assigned),
         }
     }
 
@@ -399,6 +413,7 @@ impl Driver {
             Driver::VhostUser(guest) => guest.look_ahead(queue),
             Driver::Tap(_) | Driver::Pcap(_) => (),
             Driver::Trace(trace) => trace.inner.look_ahead(queue),
+            Driver::Fault(fault) => fault.inner.look_ahead(queue),
         }
     }
 
@@ -410,6 +425,7 @@ impl Driver {
             Driver::Tap(tap) => tap.transmit(batch, &mut scratch.finisher),
             Driver::Pcap(pcap) => pcap.transmit(batch, &mut scratch.finisher),
             Driver::Trace(trace) => trace.transmit(batch, scratch),
+            Driver::Fault(fault) => fault.transmit(batch, scratch),
         }
     }
 
@@ -421,6 +437,7 @@ impl Driver {
             Driver::Tap(_) => Rest::Long,
             Driver::Pcap(pcap) => pcap.arm(),
             Driver::Trace(trace) => trace.inner.arm(assigned),
+            Driver::Fault(fault) => fault.arm(assigned),
         }
     }
 
@@ -431,6 +448,7 @@ impl Driver {
             Driver::Tap(tap) => tap.resume(assigned),
             Driver::Pcap(pcap) => pcap.resume(),
             Driver::Trace(trace) => trace.inner.resume(assigned),
+            Driver::Fault(fault) => fault.resume(assigned),
         }
     }
 }
@@ -444,6 +462,7 @@ impl Driver {
             Driver::Tap(tap) => tap.attach(queue, poller),
             Driver::Pcap(pcap) => pcap.attach(poller),
             Driver::Trace(trace) => trace.attach(queue, poller),
+            Driver::Fault(fault) => fault.attach(queue, poller),
         }
     }
 
@@ -454,6 +473,7 @@ impl Driver {
             Driver::Tap(tap) => tap.detach(queue, poller),
             Driver::Pcap(pcap) => pcap.detach(poller),
             Driver::Trace(trace) => trace.inner.detach(queue, poller),
+            Driver::Fault(fault) => fault.detach(queue, poller),
         }
     }
 
@@ -464,6 +484,7 @@ impl Driver {
             Driver::Tap(tap) => tap.status(),
             Driver::Pcap(pcap) => pcap.status(),
             Driver::Trace(trace) => trace.status(),
+            Driver::Fault(fault) => fault.status(),
         }
     }
 
@@ -474,6 +495,7 @@ impl Driver {
             Driver::Tap(tap) => tap.take_news(),
             Driver::Pcap(pcap) => pcap.take_news(),
             Driver::Trace(trace) => trace.inner.take_news(),
+            Driver::Fault(fault) => fault.inner.take_news(),
         }
     }
 }

@@ -20,6 +20,9 @@ pub mod pcap;
 /// A trace of any port, as a wrapper.
 pub mod trace;
 
+/// Faults on purpose at any port, as a wrapper.
+pub mod fault;
+
 /// Frames on their way out, and the work that a port leaves to software.
 pub mod batch;
 

@@ -80,6 +80,10 @@ drop_reasons! {
     MirrorPort => "mirror_port",
     /// Ingress: the port sent more packets without a megaflow than its budget of upcalls allows.
     UpcallBudget => "upcall_budget",
+    /// Ingress: the port's `fault=` says that packets vanish at random.
+    InjectedRx => "injected_rx",
+    /// Egress: the port's `fault=` says that packets vanish at random.
+    InjectedTx => "injected_tx",
     /// Egress: the port was removed after the decision.
     PortGone => "port_gone",
     /// Egress: the guest is not connected, or has not started the queue.
