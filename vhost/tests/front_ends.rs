@@ -6,7 +6,7 @@
 mod common;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -241,8 +241,14 @@ fn user_mode_linux_is_served() {
     assert_eq!(offered & (MTU | ANNOUNCE), 0, "its driver would read them from nowhere");
     const CONFIG: u64 = 1 << 9;
     let protocol = number(&ask(&mut raw, GET_PROTOCOL_FEATURES, &[]));
-    assert_ne!(protocol & CONFIG, 0);
-    raw.send(SET_PROTOCOL_FEATURES, &words64(&[protocol & (CONFIG | 1 << 3)]), &[]);
+    const BACKEND_REQ: u64 = 1 << 5;
+    assert_eq!(protocol & (CONFIG | BACKEND_REQ), CONFIG | BACKEND_REQ);
+    raw.send(SET_PROTOCOL_FEATURES, &words64(&[protocol & (CONFIG | BACKEND_REQ | 1 << 3)]), &[]);
+    // The interrupt of its queues comes with the channel for requests of ours.
+    let (mut requests, channel) = UnixStream::pair().unwrap();
+    requests.set_nonblocking(true).unwrap();
+    raw.send(SET_BACKEND_REQ_FD, &[], &[channel.as_raw_fd()]);
+    drop(channel);
     // Its driver asks for the number of pairs: one, as it does not know of more.
     let asked = [words32(&[0, 10, 0]), vec![0; 10]].concat();
     let config = ask(&mut raw, GET_CONFIG, &asked);
@@ -269,6 +275,8 @@ fn user_mode_linux_is_served() {
     exercise(&mut host, &mut guest, 1);
     let mut called = pipes[1].0.try_clone().unwrap();
     assert_eq!(called.read(&mut [0; 8]).unwrap(), 8, "it is called by its pipe");
+    let silence = requests.read(&mut [0; 8]).unwrap_err();
+    assert_eq!(silence.kind(), ErrorKind::WouldBlock, "the channel is neither written to nor closed");
 
     // Commands of its driver are answered.
     let mut control = control;
@@ -294,6 +302,10 @@ fn user_mode_linux_is_served() {
     say(&raw, &start_again(&guest, &code_and_table));
     assert!(raw.sync(), "{:?}", host.fault());
     exercise(&mut host, &mut guest, 2);
+    drop((raw, guest));
+    wait_until("the channel ends with the connection", || {
+        requests.read(&mut [0; 8]).is_ok_and(|len| len == 0)
+    });
 }
 
 fn control_queue(guest: &mut MockGuest) -> (DriverQueue, u64) {

@@ -105,7 +105,9 @@ pub(crate) fn offered(options: OffloadOptions) -> u64 {
 
 /// The protocol features that a front-end is told of.
 ///
-/// Without RESET_DEVICE: a guest's reset stops the rings one by one, which is all there is to reset.
+/// Without RESET_DEVICE: a guest's reset stops the rings one by one, which is all there is to reset. BACKEND_REQ is a channel
+/// by which we send nothing, but user-mode Linux (`arch/um/drivers/virtio_uml.c` in Linux 6.1) gets the interrupt of its
+/// queues with it, and finds no device without.
 pub(crate) fn told_protocol(configuration: Configuration) -> VhostUserProtocolFeatures {
     let always = VhostUserProtocolFeatures::MQ
         | VhostUserProtocolFeatures::LOG_SHMFD
@@ -114,7 +116,9 @@ pub(crate) fn told_protocol(configuration: Configuration) -> VhostUserProtocolFe
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
     match configuration {
         Configuration::Own => always,
-        Configuration::Ours => always | VhostUserProtocolFeatures::CONFIG,
+        Configuration::Ours => {
+            always | VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::BACKEND_REQ
+        }
     }
 }
 

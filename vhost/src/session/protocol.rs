@@ -17,7 +17,8 @@
 //! | SET_MEM_TABLE | room for more regions than there are, any number of them, none included | both |
 //! | ADD_MEM_REG, REM_MEM_REG | rings that lose their memory wait for it to come back: `memory_map.rs` | both translate rings anew |
 //! | SET_LOG_BASE | needs its descriptor; covers all memory, or is refused | both |
-//! | SET_LOG_FD, SET_BACKEND_REQ_FD | taken and closed: we send nothing by them | DPDK |
+//! | SET_LOG_FD | taken and closed: we send nothing by it | DPDK |
+//! | SET_BACKEND_REQ_FD | kept open, since a front-end may take its end for our end: we send nothing by it | DPDK |
 //! | SET_VRING_NUM, _BASE, _ADDR | noted, before memory and while the ring runs: `device.rs` | both |
 //! | SET_VRING_KICK | starts the ring, without a descriptor too | both |
 //! | SET_VRING_CALL, _ERR | replaced, any time | both |
@@ -37,6 +38,7 @@
 //! Some messages only ask, or are about the conversation: a connection may say them and be nobody yet. With any other it
 //! becomes the port's front-end (`claims`), and there is one of those at a time.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use vhost::vhost_user::message::{
@@ -97,6 +99,8 @@ pub(super) struct Conversation {
     configuration: Option<Configuration>,
     protocol: VhostUserProtocolFeatures,
     status: u8,
+    /// The channel for requests of ours, of which there are none.
+    backend_channel: Option<OwnedFd>,
     /// It was told how many queue pairs there are and has not gone on since.
     pub(super) is_told_pairs: bool,
 }
@@ -108,6 +112,7 @@ impl Conversation {
             configuration: None,
             protocol: VhostUserProtocolFeatures::empty(),
             status: 0,
+            backend_channel: None,
             is_told_pairs: false,
         }
     }
@@ -197,7 +202,8 @@ impl Conversation {
                 return Ok(Answer::value(&log));
             }
             // Taken, and closed with the message.
-            FrontendReq::SET_LOG_FD | FrontendReq::SET_BACKEND_REQ_FD | FrontendReq::SET_INFLIGHT_FD => {}
+            FrontendReq::SET_LOG_FD | FrontendReq::SET_INFLIGHT_FD => {}
+            FrontendReq::SET_BACKEND_REQ_FD => self.backend_channel = Some(message.descriptor()?),
             FrontendReq::SET_VRING_NUM => {
                 let (queue, size) = message.ring_state()?;
                 device.set_ring_size(device.ring_index(request, queue)?, size)?;

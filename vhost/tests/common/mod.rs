@@ -806,6 +806,7 @@ pub(crate) mod code {
     pub(crate) const NET_SET_MTU: u32 = 20;
     pub(crate) const IOTLB_MSG: u32 = 22;
     pub(crate) const SET_VRING_ENDIAN: u32 = 23;
+    pub(crate) const SET_BACKEND_REQ_FD: u32 = 21;
     pub(crate) const GET_CONFIG: u32 = 24;
     pub(crate) const GET_MAX_MEM_SLOTS: u32 = 36;
     pub(crate) const ADD_MEM_REG: u32 = 37;
