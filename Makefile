@@ -8,6 +8,9 @@ SHELL := /bin/bash
 
 PACKAGES := qemu-tests/guests/packages
 
+# Front-ends beside QEMU with a Linux guest: a kernel that is a process, firmware that boots from the network, libvirt.
+FRONT_ENDS := user-mode-linux ovmf ipxe ipxe-qemu dnsmasq-base libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
+
 help:
 	@echo 'make demo    two guests and the host talk through vsteer (needs root)'
 	@echo 'make test    all tests, with real guests (needs root)'
@@ -33,6 +36,7 @@ demo: root build
 # side by side, so tests with guests run one after another. An ignored test would be a skipped one: there must be none.
 test: root build
 	@$(PACKAGES) openvswitch-switch dpdk-dev librte-mempool-ring23 librte-net-virtio23 librte-net-vhost23
+	@$(PACKAGES) $(FRONT_ENDS)
 	cargo test --release --locked --workspace --exclude vsteer-qemu-tests
 	cargo test --locked -p vsteer-qemu-tests -- --include-ignored --test-threads=1 --nocapture
 

@@ -48,6 +48,11 @@ impl Assets {
         self.folder.join("initramfs")
     }
 
+    /// A static busybox.
+    pub fn busybox(&self) -> PathBuf {
+        self.folder.join("root/bin/busybox")
+    }
+
     /// The QEMU to run.
     pub fn qemu(&self) -> PathBuf {
         self.folder.join("qemu")

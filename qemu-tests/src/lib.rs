@@ -46,6 +46,9 @@ pub mod qmp;
 /// Reading the results of ping and iperf3.
 pub mod measure;
 
+/// Front-ends other than QEMU started by hand: user-mode Linux, network boot, libvirt.
+pub mod front_end;
+
 /// DPDK's testpmd as a front-end, and as a reference back-end.
 pub mod testpmd;
 
