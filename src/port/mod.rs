@@ -17,12 +17,6 @@ pub mod tap;
 /// Captures that are played, and recorded.
 pub mod pcap;
 
-/// A trace of any port, as a wrapper.
-pub mod trace;
-
-/// Faults on purpose at any port, as a wrapper.
-pub mod fault;
-
 /// Frames on their way out, and the work that a port leaves to software.
 pub mod batch;
 
@@ -161,7 +155,7 @@ impl OpenPort {
     /// # Errors
     /// As for `open`.
     pub fn check(spec: &PortSpec) -> Result<(), OpenError> {
-        driver::check(spec)
+        driver::check(&spec.kind, spec.mtu)
     }
 
     /// Opens the port numbered `id` for `workers` workers.
@@ -170,7 +164,7 @@ impl OpenPort {
     /// What the operator can do about it.
     pub fn open(id: PortId, spec: PortSpec, workers: usize) -> Result<Self, OpenError> {
         let identity = Identity { id, name: &spec.name, mtu: spec.mtu };
-        let Opened { driver, keeper } = driver::open(&spec, &identity)?;
+        let Opened { driver, keeper } = driver::open(&spec.kind, &identity)?;
         Ok(Self { port: Arc::new(Port::new(id, spec, driver, workers)), _keeper: keeper })
     }
 

@@ -52,9 +52,6 @@ pub mod bridge;
 /// Verdicts and actions.
 pub mod action;
 
-/// What is left to do with a packet that goes through the switch again.
-pub mod recirculation;
-
 /// Edits of packet heads: VLAN tags, header fields, checksums.
 pub mod edit;
 

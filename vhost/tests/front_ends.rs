@@ -699,3 +699,70 @@ fn who_wants_to_know_is_told_when_a_connection_that_was_there_is_gone() {
         hears.recv_timeout(PATIENCE).unwrap();
     }
 }
+
+#[test]
+fn device_that_is_reset_stops_and_starts_anew() {
+    const RESET_OWNER: u32 = 4;
+    const RESET_DEVICE: u32 = 34;
+    for code in [RESET_OWNER, RESET_DEVICE] {
+        let mut host = Host::new();
+        let (mut raw, mut guest) = unsaid(&host, &Config::default());
+        for round in 0..3 {
+            say(&raw, &[features(&guest), memory(&guest)]);
+            (0..2).for_each(|index| say(&raw, &ring(&guest, index, 0)));
+            assert!(raw.sync(), "{:?}", host.fault());
+            exercise(&mut host, &mut guest, round);
+            // Once while the rings run, and once more when there is nothing to reset.
+            raw.send(code, &[], &[]);
+            raw.send(code, &[], &[]);
+            assert!(raw.sync(), "{:?}", host.fault());
+            assert_eq!(host.port.status().live_pairs, 0);
+            guest.transmit(0, &[frame(60, 1)]);
+            host.send(&[frame(60, 1)]);
+            assert!(host.receive(0).is_empty());
+            assert_eq!(host.drops(DropReason::NotConnected), round + 1);
+            // The driver begins anew.
+            let MockGuest { memory, queues, .. } = &mut guest;
+            queues.iter_mut().for_each(|queue| queue.reset(memory));
+        }
+        assert_eq!(host.fault(), None);
+    }
+}
+
+#[test]
+fn messages_of_features_that_were_not_offered_are_refused_and_end_no_process() {
+    let event = eventfd();
+    let fd = event.as_raw_fd();
+    const SET_BACKEND_REQ_FD: u32 = 21;
+    const SET_INFLIGHT_FD: u32 = 32;
+    const VRING_KICK: u32 = 35;
+    // What it is, whether the front-end learns of it if it asks, and whether the session goes on if it does not.
+    for (name, code, body, fds, is_taken) in [
+        ("IOTLB_MSG", IOTLB_MSG, vec![0; 40], vec![], false),
+        ("CREATE_CRYPTO_SESSION", 26, vec![0; 64], vec![], false),
+        ("CLOSE_CRYPTO_SESSION", 27, vec![0; 8], vec![], false),
+        ("POSTCOPY_ADVISE", 28, vec![], vec![], false),
+        ("POSTCOPY_LISTEN", 29, vec![], vec![], false),
+        ("POSTCOPY_END", 30, vec![], vec![], false),
+        ("GPU_SET_SOCKET", 33, vec![], vec![fd], false),
+        ("GET_SHARED_OBJECT", 41, vec![0; 16], vec![], false),
+        ("SET_BACKEND_REQ_FD", SET_BACKEND_REQ_FD, vec![], vec![fd], true),
+        ("SET_INFLIGHT_FD", SET_INFLIGHT_FD, vec![0; 24], vec![fd], true),
+        ("SET_LOG_FD", SET_LOG_FD, vec![], vec![fd], true),
+        ("VRING_KICK", VRING_KICK, words32(&[0, 0]), vec![], true),
+        ("SET_CONFIG", 25, vec![0; 16], vec![], true),
+    ] {
+        let mut host = Host::new();
+        let mut raw = RawFrontend::connect(&host.path);
+        raw.negotiate();
+        raw.send(code, &body, &fds);
+        assert_eq!(raw.sync(), is_taken, "{name}: {:?}", host.fault());
+        match host.fault() {
+            Some(fault) => assert!(!is_taken && fault.to_string().contains(name), "{name}: {fault}"),
+            None => assert!(is_taken, "{name}"),
+        }
+        drop(raw);
+        host.wait_disconnected();
+        serves_the_next(&mut host);
+    }
+}

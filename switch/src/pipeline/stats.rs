@@ -7,8 +7,7 @@ macro_rules! pipeline_stats {
         /// Counters of a pipeline.
         ///
         /// Each packet is in exactly one of `repeats`, `exact_hits`, `classifier_hits`, `upcalls`, `upcalls_over_budget` and
-        /// `unreadable`; one that goes through the switch again is in one of them each time, and once more in
-        /// `recirculated`.
+        /// `unreadable`.
         ///
         /// # Concurrency
         /// Written by the worker alone (a load and a store, relaxed), read by anyone at any time.
@@ -31,8 +30,6 @@ pipeline_stats! {
     bursts,
     /// Packets in them.
     packets,
-    /// Further passes of packets, and passes of copies, that went through the switch again.
-    recirculated,
     /// Packets that shared the fate of the one before them without a lookup.
     repeats,
     /// Packets that the exact-match cache knew.

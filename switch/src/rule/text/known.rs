@@ -108,7 +108,6 @@ impl Known {
             | RuleAction::Resubmit { .. }
             | RuleAction::Clone(_)
             | RuleAction::Exit
-            | RuleAction::DebugRecirc
             | RuleAction::Note(_)
             | RuleAction::Conjunction { .. }
             | RuleAction::WriteMetadata { .. }
