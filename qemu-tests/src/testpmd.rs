@@ -63,6 +63,10 @@ impl Testpmd {
         folder: &Path,
         listens: bool,
     ) -> Result<Self> {
+        if listens && socket.exists() {
+            // DPDK does not replace the socket of a process that was killed.
+            fs::remove_file(socket).context(socket.display())?;
+        }
         let device = format!(
             "net_virtio_user0,path={},queues={},queue_size={},mrg_rxbuf={}{}",
             socket.display(),

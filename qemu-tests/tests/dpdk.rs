@@ -29,6 +29,9 @@ fn every_packet_is_delivered_or_counted() -> Result<()> {
 /// Restarts of the switch that a front-end has to live through.
 const RESTARTS: u32 = 100;
 
+/// Restarts of the front-end, every other one together with the switch. Each takes seconds.
+const FRONT_END_RESTARTS: u32 = 12;
+
 /// The longest that packets may stay away: virtio_user notices at once that its back-end has gone, and the new switch
 /// connects as soon as it runs.
 const GAP_LIMIT: Duration = Duration::from_secs(5);
@@ -39,9 +42,14 @@ fn front_ends_that_listen_live_through_restarts_of_the_switch() -> Result<()> {
     let mut world = World::start(&ports)?;
     let folder = world.folder.path().to_owned();
     let ring = Ring { queues: 1, size: 256, mergeable: true };
-    let mut receiver = Testpmd::listening("receiver", &world.socket("to"), ring, "rxonly", &folder)?;
+    let socket = world.socket("to");
+    let start_receiver = || -> Result<Testpmd> {
+        let mut receiver = Testpmd::listening("receiver", &socket, ring, "rxonly", &folder)?;
+        receiver.command("start")?;
+        Ok(receiver)
+    };
+    let mut receiver = start_receiver()?;
     let mut sender = Testpmd::listening("sender", &world.socket("from"), ring, "txonly", &folder)?;
-    receiver.command("start")?;
     sender.command("start")?;
     arrives(&mut world, &mut receiver).context("before any restart")?;
     let mut gaps = Vec::new();
@@ -56,13 +64,25 @@ fn front_ends_that_listen_live_through_restarts_of_the_switch() -> Result<()> {
     let longest = gaps[gaps.len() - 1];
     println!("dpdk: {RESTARTS} restarts, gaps: median {:?}, longest {longest:?}", gaps[gaps.len() / 2]);
     ensure!(longest <= GAP_LIMIT, "packets stayed away for {longest:?}");
+    for round in 1..=FRONT_END_RESTARTS {
+        receiver.process().kill();
+        let is_both = round % 2 == 0;
+        if is_both {
+            world.switch.process().kill();
+            world.switch.restart(&world.host)?;
+        }
+        // It has no prompt before the switch connects.
+        receiver = start_receiver()?;
+        arrives(&mut world, &mut receiver).context(format!("restart {round} of the front-end"))?;
+    }
     Ok(())
 }
 
 /// Waits until the switch delivers, and the receiver receives, more than it did; when that was seen.
 fn arrives(world: &mut World, receiver: &mut Testpmd) -> Result<Instant> {
+    let sent = world.switch.counters("to")?.tx_pkts;
     let wait = wait::until("packets to arrive", Duration::from_secs(30), || {
-        Ok((world.switch.counters("to")?.tx_pkts > 0).then(Instant::now))
+        Ok((world.switch.counters("to")?.tx_pkts > sent).then(Instant::now))
     });
     let seen = wait.map_err(|failure| Failure::new(format!("{failure}\n{}", world.switch.diagnosis())))?;
     let before = receiver.counters()?.received;
