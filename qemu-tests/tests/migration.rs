@@ -78,6 +78,55 @@ fn a_guest_moves_between_ports() -> Result<()> {
     group.finish()
 }
 
+/// How soon the switch must know where a guest is that moved and says nothing itself.
+const ANNOUNCED: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_guest_that_does_not_announce_itself_is_found_where_it_went() -> Result<()> {
+    let mut world = World::start(&[
+        "peer=vhost-user:{}/peer.sock",
+        "left=vhost-user:{}/left.sock",
+        "right=vhost-user:{}/right.sock",
+    ])?;
+    let peer = GuestSpec::new("peer", world.nic("peer").address("10.0.0.1/24"));
+    let mut nic = world.nic("left").address(&format!("{MOVER_ADDRESS}/24"));
+    nic.properties.push("guest_announce=off".into());
+    world.boot(vec![peer, GuestSpec::new("mover", nic)])?;
+    // Everybody knows everybody, and from now on the mover says nothing by itself.
+    world.guests[PEER].ping(MOVER_ADDRESS, 3, 0.2)?;
+    let watch = "tcpdump -i eth0 -l -n -c 1 'ether proto 0x8035' >/run/rarp 2>/run/tcpdump.log &";
+    world.guests[PEER].run(watch)?;
+    wait::until("tcpdump to listen", Duration::from_secs(10), || {
+        Ok(world.guests[PEER].run("cat /run/tcpdump.log")?.contains("listening").then_some(()))
+    })?;
+    let mut group = Group::new("announcement", world, Duration::from_secs(60));
+    for port in ["right", "left"] {
+        group.step(&format!("moves to {port} in silence"), |world| {
+            migrate(world, port)?;
+            let moved = Instant::now();
+            let found = wait::until("the switch to know", Duration::from_secs(20), || {
+                let table = world.switch.ctl("fdb show")?;
+                let entries = table.as_array().cloned().unwrap_or_default();
+                let is_there = entries.iter().any(|entry| entry["port"] == port);
+                Ok(is_there.then(|| moved.elapsed()))
+            })?;
+            ensure!(found <= ANNOUNCED, "after {found:?}");
+            Ok(format!("known after {:.0} ms", 1000.0 * found.as_secs_f64()))
+        });
+    }
+    group.step("its neighbours were told", |world| {
+        let heard = world.guests[PEER].run("cat /run/rarp")?;
+        ensure!(heard.to_lowercase().contains("reverse"), "heard: {heard}");
+        Ok("")
+    });
+    group.step("it is reached at once", |world| {
+        let ping = world.guests[PEER].ping(MOVER_ADDRESS, 5, 0.2)?;
+        ensure!(ping.lost() == 0, "{ping}");
+        Ok(format!("{ping}"))
+    });
+    group.finish()
+}
+
 fn move_under_ping(world: &mut World, port: &str) -> Result<(Ping, f64)> {
     let pings = world.guests[PEER].start(&format!("ping -i 0.1 -c 60 -W 2 {MOVER_ADDRESS}"))?;
     thread::sleep(Duration::from_secs(1));
