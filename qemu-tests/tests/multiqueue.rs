@@ -2,12 +2,36 @@
 
 use std::time::Duration;
 
-use vsteer_qemu_tests::ensure;
 use vsteer_qemu_tests::failure::Result;
 use vsteer_qemu_tests::group::Group;
 use vsteer_qemu_tests::guest::{Guest, GuestSpec};
 use vsteer_qemu_tests::measure::Throughput;
 use vsteer_qemu_tests::world::World;
+use vsteer_qemu_tests::{ensure, wait};
+
+/// How long QEMU tries in vain.
+const TRIES: Duration = Duration::from_secs(8);
+
+#[test]
+fn qemu_with_more_queue_pairs_than_the_port_offers_is_told_so_once() -> Result<()> {
+    let mut world = World::start(&["vm0=vhost-user:{}/vm0.sock,queues=2"])?;
+    let spec = GuestSpec::new("vm0", world.nic("vm0").address("10.0.0.1/24").queues(4));
+    let mut qemu = Guest::spawn(spec, world.folder.path())?;
+    let what_to_do = "start it with queues=2 at most, or add the port with queues=N";
+    wait::until("the port to say so", Duration::from_secs(30), || {
+        Ok(world.switch.ctl("port show vm0")?.to_string().contains(what_to_do).then_some(()))
+    })?;
+    // It never gets as far as booting, and connects again after each refusal.
+    std::thread::sleep(TRIES);
+    ensure!(qemu.qemu().ended()?.is_none(), "{}", qemu.diagnosis());
+    let port = world.switch.ctl("port show vm0")?;
+    let log = world.switch.process().output();
+    ensure!(port.to_string().contains(what_to_do), "{port}");
+    ensure!(log.matches(what_to_do).count() == 1, "{log}");
+    let tries = qemu.qemu().output().matches("asking more queues than supported").count() as u64;
+    ensure!((1..=2 * TRIES.as_secs()).contains(&tries), "{tries} tries in {TRIES:?}\n{}", qemu.diagnosis());
+    Ok(())
+}
 
 #[test]
 fn two_queue_pairs_share_the_traffic() -> Result<()> {
