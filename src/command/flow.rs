@@ -215,6 +215,7 @@ impl Command for ReplaceRules {
 
 /// Give rules other actions: 'SELECTOR,actions=...'
 #[derive(Debug, Args, Serialize, Deserialize)]
+#[command(visible_alias = "mod-flows")]
 #[serde(deny_unknown_fields)]
 struct ModifyRules {
     /// Which rules, and their new actions; without --strict all rules that match no more than the selector
@@ -232,8 +233,8 @@ struct ModifyRules {
 }
 
 impl Command for ModifyRules {
-    const WORD: &'static str = "mod-flows";
-    const METHOD: &'static str = "rule_mod";
+    const WORD: &'static str = "modify";
+    const METHOD: &'static str = "rule_modify";
     type Params = Self;
     type Reply = RulesChanged;
 

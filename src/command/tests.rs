@@ -86,7 +86,7 @@ fn words_become_requests() {
         (&["flow", "replace-flows", acl], "rule_replace", of_file),
         (
             &["flow", "mod-flows", "--strict", "tcp,actions=drop"],
-            "rule_mod",
+            "rule_modify",
             json!({"text": "tcp,actions=drop", "strict": true, "reset_counts": false}),
         ),
         (&["flow", "del-flows", "--strict", "tcp"], "rule_del", json!({"text": "tcp", "strict": true})),
@@ -259,7 +259,7 @@ fn rules_come_and_go() {
     let rig = Rig::start();
     let added = rig.call("rule_add", json!({"text": "table=1,udp,actions=drop\ntable=1,tcp,actions=drop\n"}));
     assert_eq!(added, json!({"added": 2, "modified": 0, "removed": 0, "rules": 3}));
-    assert_eq!(rig.call("rule_mod", json!({"text": "table=1,tcp,actions=normal"}))["modified"], 1);
+    assert_eq!(rig.call("rule_modify", json!({"text": "table=1,tcp,actions=normal"}))["modified"], 1);
     let rules = rig.call("rule_dump", json!({"text": "table=1,tcp"}));
     assert_eq!((&rules[0]["match"], &rules[0]["actions"]), (&json!("tcp"), &json!("NORMAL")));
     assert_eq!(rig.call("table_dump", json!({}))[1]["rules"], 2);
@@ -335,7 +335,7 @@ fn every_command_reads_its_own_reply() {
         &["flow", "add", "actions=normal"],
         &["flow", "add-flows", acl],
         &["flow", "replace-flows", acl],
-        &["flow", "mod-flows", "udp,actions=drop"],
+        &["flow", "modify", "udp,actions=drop"],
         &["flow", "dump-flows"],
         &["flow", "dump-tables"],
         &["flow", "del-flows"],
