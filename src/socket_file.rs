@@ -125,52 +125,19 @@ impl SocketFile {
     /// # Errors
     /// Another process has a socket at the path, something else stands there, or the system refuses.
     pub fn listen(path: &Path, perm: Option<u32>, owner: Owner) -> Result<Self, SocketFileError> {
-        let file = Self::reserve(path, perm, owner)?;
-        file.start_listening()?;
-        Ok(file)
+        Self::reserve(path, perm, owner)?.listen()
     }
 
-    /// As [`listen`](Self::listen), but nobody can connect yet. Other processes see that the socket is taken.
+    /// As [`listen`](Self::listen), up to the point where something changes that others see.
     ///
     /// # Errors
     /// As for `listen`.
-    pub fn reserve(path: &Path, perm: Option<u32>, owner: Owner) -> Result<Self, SocketFileError> {
+    pub fn reserve(path: &Path, perm: Option<u32>, owner: Owner) -> Result<Reserved, SocketFileError> {
         check_path(path)?;
-        // All that can be refused is refused before the stale socket goes.
         check_folder(path, owner)?;
-        let refused = |error: io::Error| {
-            SocketFileError::refused(path, "create the socket", folder_hint(path, &error), error)
-        };
-        let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
-            .map_err(|errno| refused(errno.into()))?;
-        let address = UnixAddr::new(path.as_os_str().as_bytes()).map_err(|errno| refused(errno.into()))?;
-        let _lock = Lock::take(path)?;
-        if look(path)? == Found::Stale {
-            std::fs::remove_file(path).map_err(|error| stale_stays(path, error))?;
-        }
-        match bind(socket.as_raw_fd(), &address) {
-            Ok(()) => (),
-            // Made since we looked, by somebody who takes no lock.
-            Err(Errno::EADDRINUSE) => return Err(SocketFileError::Live { path: path.to_owned() }),
-            Err(errno) => return Err(refused(errno.into())),
-        }
-        let identity = identity(path).map_err(|error| {
-            SocketFileError::refused(
-                path,
-                "look at the socket",
-                "check that its folder stays in place",
-                error,
-            )
-        })?;
-        // From here on the file is ours, and goes with `file` on every way out.
-        let file = Self {
-            listener: socket.into(),
-            path: path.to_owned(),
-            identity,
-            removed: AtomicBool::new(false),
-        };
-        file.set_up(perm, owner)?;
-        Ok(file)
+        let lock = Lock::take(path)?;
+        look_and_check(path)?;
+        Ok(Reserved { path: path.to_owned(), perm, owner, _lock: lock })
     }
 
     fn set_up(&self, perm: Option<u32>, owner: Owner) -> Result<(), SocketFileError> {
@@ -187,24 +154,13 @@ impl SocketFile {
         Ok(())
     }
 
-    /// Lets others connect to a socket that was reserved.
-    ///
-    /// # Errors
-    /// The system refuses.
-    pub fn start_listening(&self) -> Result<(), SocketFileError> {
-        listen(&self.listener, Backlog::MAXCONN)
-            .map_err(|errno| SocketFileError::refused(&self.path, "listen", "try another path", errno))
-    }
-
     /// Finds what would keep [`listen`](Self::listen) from succeeding now, and changes nothing.
     ///
     /// # Errors
     /// As for `listen`.
     pub fn check(path: &Path, owner: Owner) -> Result<(), SocketFileError> {
         check_path(path)?;
-        if look(path)? == Found::Stale {
-            check_removal(path)?;
-        }
+        look_and_check(path)?;
         check_folder(path, owner)
     }
 
@@ -241,7 +197,58 @@ impl Drop for SocketFile {
     }
 }
 
+/// A path at which nobody else can listen meanwhile, and nothing has changed yet. Others who start there wait a few seconds.
+#[derive(Debug)]
+pub struct Reserved {
+    path: PathBuf,
+    perm: Option<u32>,
+    owner: Owner,
+    _lock: Lock,
+}
+
+impl Reserved {
+    /// Listens.
+    ///
+    /// # Errors
+    /// As for [`SocketFile::listen`].
+    pub fn listen(self) -> Result<SocketFile, SocketFileError> {
+        let path = &self.path;
+        let refused = |error: io::Error| {
+            SocketFileError::refused(path, "create the socket", folder_hint(path, &error), error)
+        };
+        let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+            .map_err(|errno| refused(errno.into()))?;
+        let address = UnixAddr::new(path.as_os_str().as_bytes()).map_err(|errno| refused(errno.into()))?;
+        if look(path)? == Found::Stale {
+            std::fs::remove_file(path).map_err(|error| stale_stays(path, error))?;
+        }
+        match bind(socket.as_raw_fd(), &address) {
+            Ok(()) => (),
+            // Made since we looked, by somebody who takes no lock.
+            Err(Errno::EADDRINUSE) => return Err(SocketFileError::Live { path: path.clone() }),
+            Err(errno) => return Err(refused(errno.into())),
+        }
+        let identity = identity(path).map_err(|error| {
+            let hint = "check that its folder stays in place";
+            SocketFileError::refused(path, "look at the socket", hint, error)
+        })?;
+        // From here on the file is ours, and goes with `file` on every way out.
+        let file = SocketFile {
+            listener: socket.into(),
+            path: path.clone(),
+            identity,
+            removed: AtomicBool::new(false),
+        };
+        // The socket does not listen yet: nobody connects before mode and owner are set.
+        file.set_up(self.perm, self.owner)?;
+        listen(&file.listener, Backlog::MAXCONN)
+            .map_err(|errno| SocketFileError::refused(path, "listen", "try another path", errno))?;
+        Ok(file)
+    }
+}
+
 /// The right to replace the socket at a path; see the head of this file.
+#[derive(Debug)]
 struct Lock {
     file: PathBuf,
     _held: File,
@@ -347,6 +354,14 @@ fn look(path: &Path) -> Result<Found, SocketFileError> {
                 format!("stop it if there is one, remove the file, or choose another path{}", as_whom());
             Err(SocketFileError::refused(path, "tell whether another process has this socket", hint, errno))
         }
+    }
+}
+
+/// Makes sure that a socket can come to a path, as far as what stands there is concerned.
+fn look_and_check(path: &Path) -> Result<(), SocketFileError> {
+    match look(path)? {
+        Found::Nothing => Ok(()),
+        Found::Stale => check_removal(path),
     }
 }
 
@@ -473,23 +488,41 @@ mod tests {
     fn socket_that_is_bound_and_does_not_listen_yet_is_somebodys_and_is_not_disturbed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
-        let file = SocketFile::reserve(&path, None, Owner::default()).unwrap();
-        assert_eq!(UnixStream::connect(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        assert!(matches!(listen_at(&path).unwrap_err(), SocketFileError::Live { .. }));
-        file.start_listening().unwrap();
-        file.listener().set_nonblocking(true).unwrap();
-        assert!(matches!(listen_at(&path).unwrap_err(), SocketFileError::Live { .. }));
-        assert!(matches!(SocketFile::check(&path, Owner::default()), Err(SocketFileError::Live { .. })));
-        assert_eq!(
-            file.listener().accept().unwrap_err().kind(),
-            io::ErrorKind::WouldBlock,
-            "nobody connected"
-        );
-        file.close();
-        assert!(
-            matches!(listen_at(&path).unwrap_err(), SocketFileError::Live { .. }),
-            "as long as it is there"
-        );
+        let theirs = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(theirs.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        let is_live = || {
+            assert!(matches!(listen_at(&path).unwrap_err(), SocketFileError::Live { .. }));
+            let checked = SocketFile::check(&path, Owner::default());
+            assert!(matches!(checked, Err(SocketFileError::Live { .. })));
+        };
+        is_live();
+        listen(&theirs, Backlog::MAXCONN).unwrap();
+        is_live();
+        let theirs = UnixListener::from(theirs);
+        theirs.set_nonblocking(true).unwrap();
+        assert_eq!(theirs.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "nobody connected");
+        let _ = nix::sys::socket::shutdown(theirs.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+        is_live();
+    }
+
+    #[test]
+    fn reserved_path_changes_nothing_and_keeps_others_waiting_until_it_listens_or_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        let before = identity(&path).unwrap();
+        for listens in [false, true] {
+            let reserved = SocketFile::reserve(&path, None, Owner::default()).unwrap();
+            assert_eq!(identity(&path).unwrap(), before);
+            thread::scope(|scope| {
+                let other = scope.spawn(|| SocketFile::reserve(&path, None, Owner::default()));
+                thread::sleep(Duration::from_millis(50));
+                assert!(!other.is_finished());
+                let file = listens.then(|| reserved.listen().unwrap());
+                assert_eq!(other.join().unwrap().is_err(), listens);
+                drop(file);
+            });
+        }
     }
 
     #[test]

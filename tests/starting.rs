@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use self::rig::{Switch, vsteer, wait_for};
+use self::rig::{Namespace, Switch, vsteer, wait_for};
 
 /// Everything in a folder: names, and which files they are.
 fn listing(folder: &Path) -> Vec<(String, u64)> {
@@ -255,19 +255,9 @@ fn folders_that_another_user_may_not_write_to_are_found() {
 
 #[test]
 fn interfaces_that_are_taken_are_found_and_nothing_is_left_of_those_made_before() {
-    let namespace = format!("vsteer-start-{}", std::process::id());
-    let made = Command::new("ip").args(["netns", "add", &namespace]).stderr(Stdio::null()).status();
-    if !made.is_ok_and(|status| status.success()) || !Path::new("/dev/net/tun").exists() {
-        eprintln!("SKIPPED: needs root, iproute2 and /dev/net/tun for TAP ports");
-        assert!(std::env::var_os("CI").is_none(), "nothing may be skipped in CI");
-        return;
-    }
+    let Some(namespace) = Namespace::new("start") else { return };
+    let inside = |program: &str| namespace.command(program);
     let folder = tempfile::tempdir().unwrap();
-    let inside = |program: &str| {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &namespace, program]).env_remove("VSTEER_LOG");
-        command
-    };
     let interfaces = || {
         let output = inside("ip").args(["-br", "link"]).output().unwrap();
         String::from_utf8(output.stdout).unwrap().lines().count()
@@ -282,7 +272,7 @@ fn interfaces_that_are_taken_are_found_and_nothing_is_left_of_those_made_before(
     ip("tuntap add dev many mode tap multi_queue");
     ip("tuntap add dev tun mode tun");
     let control = folder.path().join("control");
-    let mut running = Switch::start(&mut run(&["--port=a=tap:a"], "control"), &control);
+    let running = Switch::start(&mut run(&["--port=a=tap:a"], "control"), &control);
     let before = interfaces();
     for (name, expected) in [
         ("a", "tap a: in use by another process"),
@@ -303,6 +293,4 @@ fn interfaces_that_are_taken_are_found_and_nothing_is_left_of_those_made_before(
     assert!(fine.status.success(), "{}", String::from_utf8_lossy(&fine.stderr));
     assert_eq!(interfaces(), before);
     running.ctl(&["port", "show", "a"]);
-    let _ = running.end();
-    let _ = Command::new("ip").args(["netns", "del", &namespace]).status();
 }

@@ -82,7 +82,12 @@ impl Ctl {
         let mut client = Client::connect(&self.socket)?;
         let result = client.call(C::METHOD, &params)?;
         let text = if self.json {
-            format!("{:#}\n", client.read::<Value>(&result)?)
+            let value: Value = client.read(&result)?;
+            if value.is_null() {
+                // That is what a stream begins with, and a result only of commands that have none.
+                client.read::<C::Reply>(&result)?;
+            }
+            format!("{value:#}\n")
         } else {
             C::text(&params, &client.read(&result)?)
         };

@@ -5,6 +5,7 @@
 //! another only in one order, lines before work, so nobody waits in a circle.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -17,7 +18,7 @@ use parking_lot::{Condvar, Mutex};
 pub(super) struct Budget {
     total: usize,
     state: Mutex<State>,
-    /// A share came back, or somebody stopped waiting.
+    /// A share came back, or somebody stopped waiting or is to stop.
     changed: Condvar,
 }
 
@@ -49,9 +50,9 @@ impl Budget {
         self.total
     }
 
-    /// Takes `bytes`, waiting for them no longer than `patience`; `None` if they were not to be had, which is so at once for
-    /// more than there are in all.
-    pub(super) fn take(&self, bytes: usize, patience: Duration) -> Option<Share<'_>> {
+    /// Takes `bytes`, waiting for them no longer than `patience`, and not once `is_out` is set (see [`look`](Self::look));
+    /// `None` if they were not to be had, which is so at once for more than there are in all.
+    pub(super) fn take(&self, bytes: usize, patience: Duration, is_out: &AtomicBool) -> Option<Share<'_>> {
         if bytes > self.total {
             return None;
         }
@@ -62,7 +63,7 @@ impl Budget {
         state.waiting.push_back(ticket);
         // Bound: the deadline.
         let is_granted = loop {
-            if state.is_over {
+            if state.is_over || is_out.load(Ordering::SeqCst) {
                 break false;
             }
             if state.waiting.front() == Some(&ticket) && state.free >= bytes {
@@ -78,6 +79,13 @@ impl Budget {
         // The next in line may have room now.
         self.changed.notify_all();
         is_granted.then(|| Share { budget: self, bytes })
+    }
+
+    /// Has those who wait look whether they are to stop.
+    pub(super) fn look(&self) {
+        // Whoever is about to wait has looked before this, or waits and is told.
+        let _state = self.state.lock();
+        self.changed.notify_all();
     }
 
     /// Ends all waiting, now and later.
@@ -102,6 +110,8 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
+    static THERE: AtomicBool = AtomicBool::new(false);
+
     fn waiting(budget: &Budget, count: usize) {
         let begun = Instant::now();
         while budget.state.lock().waiting.len() != count {
@@ -113,24 +123,24 @@ mod tests {
     #[test]
     fn shares_are_never_more_than_the_whole_and_come_back() {
         let budget = Budget::new(10);
-        let first = budget.take(6, Duration::ZERO).unwrap();
-        assert!(budget.take(5, Duration::from_millis(10)).is_none());
-        let second = budget.take(4, Duration::ZERO).unwrap();
+        let first = budget.take(6, Duration::ZERO, &THERE).unwrap();
+        assert!(budget.take(5, Duration::from_millis(10), &THERE).is_none());
+        let second = budget.take(4, Duration::ZERO, &THERE).unwrap();
         drop(first);
-        assert!(budget.take(6, Duration::ZERO).is_some());
+        assert!(budget.take(6, Duration::ZERO, &THERE).is_some());
         drop(second);
-        assert!(budget.take(10, Duration::ZERO).is_some());
-        assert!(budget.take(11, LONG).is_none(), "at once: it will never be there");
+        assert!(budget.take(10, Duration::ZERO, &THERE).is_some());
+        assert!(budget.take(11, LONG, &THERE).is_none(), "at once: it will never be there");
     }
 
     #[test]
     fn large_share_is_not_overtaken_by_small_ones() {
         let budget = Budget::new(10);
-        let held = budget.take(5, Duration::ZERO).unwrap();
+        let held = budget.take(5, Duration::ZERO, &THERE).unwrap();
         thread::scope(|scope| {
-            let large = scope.spawn(|| budget.take(10, LONG).is_some());
+            let large = scope.spawn(|| budget.take(10, LONG, &THERE).is_some());
             waiting(&budget, 1);
-            let small = scope.spawn(|| budget.take(1, LONG).is_some());
+            let small = scope.spawn(|| budget.take(1, LONG, &THERE).is_some());
             waiting(&budget, 2);
             assert_eq!(budget.state.lock().free, 5, "the small one waits behind the large one");
             drop(held);
@@ -139,19 +149,36 @@ mod tests {
     }
 
     #[test]
+    fn who_is_turned_out_waits_no_longer() {
+        let budget = Budget::new(10);
+        let _held = budget.take(10, Duration::ZERO, &THERE).unwrap();
+        let is_out = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let begun = Instant::now();
+            let turned_out = scope.spawn(|| budget.take(1, LONG, &is_out).is_none());
+            waiting(&budget, 1);
+            is_out.store(true, Ordering::SeqCst);
+            budget.look();
+            assert!(turned_out.join().unwrap());
+            assert!(begun.elapsed() < LONG);
+        });
+        waiting(&budget, 0);
+    }
+
+    #[test]
     fn who_gives_up_or_is_sent_away_is_in_nobodys_way() {
         let budget = Budget::new(10);
-        let held = budget.take(9, Duration::ZERO).unwrap();
+        let held = budget.take(9, Duration::ZERO, &THERE).unwrap();
         thread::scope(|scope| {
-            let impatient = scope.spawn(|| budget.take(10, Duration::from_millis(50)).is_none());
+            let impatient = scope.spawn(|| budget.take(10, Duration::from_millis(50), &THERE).is_none());
             assert!(impatient.join().unwrap());
-            assert!(budget.take(1, LONG).is_some());
-            let late = scope.spawn(|| budget.take(10, LONG).is_none());
+            assert!(budget.take(1, LONG, &THERE).is_some());
+            let late = scope.spawn(|| budget.take(10, LONG, &THERE).is_none());
             waiting(&budget, 1);
             budget.close();
             assert!(late.join().unwrap());
         });
         drop(held);
-        assert!(budget.take(1, LONG).is_none());
+        assert!(budget.take(1, LONG, &THERE).is_none());
     }
 }

@@ -33,6 +33,8 @@ pub struct Client {
 #[derive(Debug)]
 pub struct Items<'a> {
     client: &'a mut Client,
+    /// The method that is answered by it.
+    method: String,
     /// The beginning of an item.
     partial: Vec<u8>,
 }
@@ -49,7 +51,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The connection failed before the reply was there.
-    #[error("--socket {path}: the connection failed: {source}; try again, and see the log of vsteer run")]
+    #[error("--socket {path}: the connection failed: {source}; see the log of vsteer run, and try again")]
     Broken {
         /// The socket.
         path: PathBuf,
@@ -77,6 +79,10 @@ pub enum ClientError {
     Refused(#[from] RequestError),
 }
 
+/// What a switch that ends the connection leaves behind.
+const CUT_SHORT: &str = "it ended in the middle of a reply";
+const ENDED: &str = "the switch ended it";
+
 /// A reply, or an item of a stream, as it is in the envelope.
 #[derive(Debug, Deserialize)]
 struct Envelope<'a> {
@@ -99,6 +105,17 @@ struct WireError {
     code: i64,
     #[serde(default)]
     message: Option<String>,
+}
+
+impl From<WireError> for ClientError {
+    fn from(error: WireError) -> Self {
+        let message = error.message.unwrap_or("refused without a reason".to_owned());
+        RequestError::new(ErrorKind::from_code(error.code), message).into()
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 impl Client {
@@ -141,11 +158,10 @@ impl Client {
         let line = self
             .exchange(&request)
             .map_err(|source| ClientError::Broken { path: self.path.clone(), source })?;
-        let reply: Envelope<'_> = serde_json::from_str(&line)
+        let reply: Envelope<'_> = serde_json::from_slice(&line)
             .map_err(|error| self.not_vsteer(format!("the reply is none of JSON-RPC ({error})")))?;
-        if let Some(WireError { code, message }) = reply.error {
-            let message = message.unwrap_or("refused without a reason".to_owned());
-            return Err(RequestError::new(ErrorKind::from_code(code), message).into());
+        if let Some(error) = reply.error {
+            return Err(error.into());
         }
         if reply.method.is_some() || reply.id != Some(self.last_id) {
             return Err(self.not_vsteer("the reply is to another request".to_owned()));
@@ -165,7 +181,7 @@ impl Client {
         if result.get() != "null" {
             return Err(self.not_vsteer(format!("{method} is answered by a result, not by a stream")));
         }
-        Ok(Items { client: self, partial: Vec::new() })
+        Ok(Items { client: self, method: method.to_owned(), partial: Vec::new() })
     }
 
     /// Reads a result as the type that its request promises.
@@ -190,16 +206,20 @@ impl Client {
         Ok(request)
     }
 
-    fn exchange(&mut self, request: &str) -> io::Result<String> {
+    fn exchange(&mut self, request: &str) -> io::Result<Vec<u8>> {
         let sent = self.stream.get_mut().write_all(request.as_bytes());
-        let mut line = String::new();
+        let mut line = Vec::new();
         // A switch that hangs up in the middle of a request has left its reason.
-        let received = self.stream.read_line(&mut line);
+        let received = self.stream.read_until(b'\n', &mut line);
         match (sent, received) {
-            (Ok(()), Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
+            (Ok(()), Ok(0)) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, ENDED)),
+            (Ok(()), Err(error)) if is_timeout(&error) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "no reply came in time"))
+            }
             (Ok(()), Err(error)) => Err(error),
             (Err(error), Ok(0) | Err(_)) => Err(error),
-            _ => Ok(line),
+            _ if line.ends_with(b"\n") => Ok(line),
+            _ => Err(io::Error::new(io::ErrorKind::UnexpectedEof, CUT_SHORT)),
         }
     }
 
@@ -212,23 +232,32 @@ impl Items<'_> {
     /// The next item; `None` if none came within `wait`.
     ///
     /// # Errors
-    /// The connection failed or ended.
+    /// The connection failed or ended, the switch says that the stream is over, or what came is no item of it.
     pub fn next(&mut self, wait: Duration) -> Result<Option<Box<RawValue>>, ClientError> {
-        let Self { client, partial } = self;
+        let Self { client, method, partial } = self;
         let broken = |source| ClientError::Broken { path: client.path.clone(), source };
         client.stream.get_ref().set_read_timeout(Some(wait)).map_err(broken)?;
         // What came of a line before the time was over is kept for the next call.
         match client.stream.read_until(b'\n', partial) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                return Ok(None);
-            }
+            Err(error) if is_timeout(&error) => return Ok(None),
             Err(error) => return Err(broken(error)),
-            Ok(0) => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
-            Ok(_) => (),
+            Ok(_) if partial.ends_with(b"\n") => (),
+            Ok(_) => {
+                let what = if partial.is_empty() { ENDED } else { CUT_SHORT };
+                return Err(broken(io::Error::new(io::ErrorKind::UnexpectedEof, what)));
+            }
         }
         let line = std::mem::take(partial);
         let item: Envelope<'_> = serde_json::from_slice(&line)
             .map_err(|error| client.not_vsteer(format!("an item is none of JSON-RPC ({error})")))?;
+        if let Some(error) = item.error {
+            return Err(error.into());
+        }
+        let name = item.method.map(RawValue::get).unwrap_or_default();
+        if name.trim_matches('"') != method {
+            let what = if name.is_empty() { "no item" } else { name };
+            return Err(client.not_vsteer(format!("{what} came in the stream of {method}")));
+        }
         match item.params {
             Some(params) => Ok(Some(params.to_owned())),
             None => Err(client.not_vsteer("an item has no params".to_owned())),

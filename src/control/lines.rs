@@ -14,7 +14,7 @@ use nix::sys::socket::{MsgFlags, recv};
 
 use super::budget::{Budget, Share};
 use super::protocol::{ErrorKind, RequestError};
-use super::server::Limits;
+use super::server::{Limits, Seat};
 
 /// Bytes of a line that every client may have whatever the others do.
 const FREE_BYTES: usize = 64 * 1024;
@@ -24,6 +24,7 @@ pub(super) struct Lines<'a> {
     stream: &'a UnixStream,
     limits: Limits,
     places: &'a Budget,
+    seat: &'a Seat,
     /// Bytes received and not yet returned.
     buffer: Vec<u8>,
     /// Leading bytes of `buffer` known to hold no newline.
@@ -51,8 +52,8 @@ pub(super) struct Line<'a> {
 
 impl<'a> Lines<'a> {
     /// Lines from `stream`; long ones take their place in `places`.
-    pub(super) fn new(stream: &'a UnixStream, limits: Limits, places: &'a Budget) -> Self {
-        Self { stream, limits, places, buffer: Vec::new(), scanned: 0, place: None }
+    pub(super) fn new(stream: &'a UnixStream, limits: Limits, places: &'a Budget, seat: &'a Seat) -> Self {
+        Self { stream, limits, places, seat, buffer: Vec::new(), scanned: 0, place: None }
     }
 
     /// The next line.
@@ -68,6 +69,7 @@ impl<'a> Lines<'a> {
                 let mut bytes = std::mem::replace(&mut self.buffer, rest);
                 bytes.pop();
                 self.scanned = 0;
+                self.seat.set_sending(false);
                 return Ok(Next::Line(Line { bytes, _place: self.place.take() }));
             }
             self.scanned = self.buffer.len();
@@ -76,7 +78,8 @@ impl<'a> Lines<'a> {
             }
             if self.buffer.len() > FREE_BYTES && self.place.is_none() {
                 let asked = Instant::now();
-                self.place = self.places.take(self.limits.line_bytes, self.limits.turn);
+                self.seat.set_sending(true);
+                self.place = self.places.take(self.limits.line_bytes, self.limits.turn, &self.seat.is_out);
                 if self.place.is_none() {
                     return Ok(Next::Refused(busy()));
                 }

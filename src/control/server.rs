@@ -6,13 +6,14 @@
 //! - what requests take while they are carried out and answered is bounded for all together: one that needs much waits
 //!   for its turn and is refused if that does not come, one that needs little passes;
 //! - a result is made while it is sent, and a client that does not take it is given up (`outgoing.rs`);
-//! - at most `MAX_CLIENTS` are connected; one more ends the connection that has been silent for longest, so that an
-//!   operator gets in however many connections somebody else holds.
+//! - at most `MAX_CLIENTS` are connected; one more ends the connection of whoever does least, and of those the one that has
+//!   been silent for longest, so that an operator gets in however many connections somebody else holds.
 //!
 //! A client that is refused in the middle of its sending learns the reason: what it still sends is taken and forgotten, so
 //! that it comes to read the reply.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use serde_json::value::RawValue;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::budget::{Budget, Share};
 use super::lines::{Line, Lines, Next, busy, discard};
@@ -32,14 +33,18 @@ use super::outgoing::Outgoing;
 use super::protocol::{ErrorKind, HELLO, Hello, NoParams, PROTOCOL, Request, RequestError, read_params};
 use super::{Answer, Prepared, Service};
 use crate::config::Owner;
-use crate::socket_file::{SocketFile, SocketFileError};
+use crate::socket_file::{Reserved, SocketFile, SocketFileError};
 
 /// Longest request, without its newline: room for a hundred thousand rules.
 pub const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
 /// Most clients at one time.
-pub const MAX_CLIENTS: usize = 32;
+pub const MAX_CLIENTS: usize = 64;
 /// How soon a stream notices that its client went.
 const STREAM_LOOK: Duration = Duration::from_millis(100);
+/// How long a client counts as busy after it has come or was heard.
+const RECENT: Duration = Duration::from_secs(1);
+/// Pauses between attempts to accept a client while descriptors or memory are short.
+const SHORTAGE_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 /// Longest wait for requests under way when the server is dropped.
 const PARTING: Duration = Duration::from_millis(500);
 /// Permission bits of the socket: whoever opens it may reconfigure the switch.
@@ -111,16 +116,59 @@ struct Clients {
 
 #[derive(Debug)]
 struct Connected {
-    stream: UnixStream,
+    /// Shared with the client's thread: a client takes one descriptor, so that one can be served when there are no more.
+    stream: Arc<UnixStream>,
+    doing: Doing,
     last_heard: Instant,
+    seat: Arc<Seat>,
+}
+
+/// What a client's thread and whoever turns clients out tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Seat {
+    /// The client is turned out: its thread waits for nothing any more.
+    pub(super) is_out: AtomicBool,
+    is_sending: AtomicBool,
+}
+
+impl Seat {
+    /// Notes whether the client is in the middle of a long request.
+    pub(super) fn set_sending(&self, is_sending: bool) {
+        // Relaxed: it is a hint.
+        self.is_sending.store(is_sending, Ordering::Relaxed);
+    }
+
+    fn is_sending(&self) -> bool {
+        self.is_sending.load(Ordering::Relaxed)
+    }
+}
+
+/// What a client is at. Whoever does least is turned out first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Doing {
+    /// It has never asked for anything.
+    Nothing,
+    /// It has asked and was answered.
+    Pausing,
+    /// It is sending a long request, its request is carried out, or its answer is sent.
+    Busy,
+}
+
+impl Connected {
+    /// Who has the lowest is turned out first: of those who do the same, whoever has been silent for longest.
+    fn rank(&self) -> (Doing, Instant) {
+        let is_busy = self.seat.is_sending() || self.last_heard.elapsed() < RECENT;
+        (if is_busy { Doing::Busy } else { self.doing }, self.last_heard)
+    }
 }
 
 impl Server {
-    /// The socket at `path`, for a server that is to [`start`](Self::start) on it. Nobody can connect before.
+    /// The socket at `path`, for a server that is to [`start`](Self::start) on it. It is not there before, so that whoever waits
+    /// for it finds a switch with all its ports.
     ///
     /// # Errors
     /// The socket cannot be had.
-    pub fn reserve(path: &Path) -> Result<SocketFile, SocketFileError> {
+    pub fn reserve(path: &Path) -> Result<Reserved, SocketFileError> {
         SocketFile::reserve(path, Some(SOCKET_PERM), Owner::default())
     }
 
@@ -137,11 +185,11 @@ impl Server {
     /// # Errors
     /// The socket cannot listen, or no thread can be started.
     pub fn start(
-        socket: SocketFile,
+        socket: Reserved,
         service: Arc<dyn Service>,
         limits: Limits,
     ) -> Result<Self, SocketFileError> {
-        socket.start_listening()?;
+        let socket = socket.listen()?;
         let shared = Arc::new(Shared {
             socket,
             stopping: AtomicBool::new(false),
@@ -195,59 +243,83 @@ fn end(stream: &UnixStream) {
 }
 
 fn accept_clients(shared: &Arc<Shared>, service: &Arc<dyn Service>) {
+    let (mut is_short, mut pause) = (false, SHORTAGE_PAUSE.0);
     loop {
+        // The kernel sets a descriptor aside before it waits: who comes when there are no more is still accepted.
         match shared.socket.listener().accept() {
             Ok((stream, _)) => {
-                if let Err(error) = serve_in_thread(shared, service, stream) {
-                    warn!(%error, "a control client is turned away");
-                }
+                pause = SHORTAGE_PAUSE.0;
+                serve_in_thread(shared, service, stream);
             }
             // Acquire: pairs with the release in `Server::drop`.
             Err(_) if shared.stopping.load(Ordering::Acquire) => return,
             Err(error) => {
-                // Out of descriptors or memory: the client waits in the backlog, and we must not spin.
-                warn!(%error, "the control socket cannot accept a client");
-                thread::sleep(Duration::from_millis(100));
+                if !is_short {
+                    warn!(%error, "the control socket takes no more clients for now; the next wait");
+                    is_short = true;
+                }
+                thread::sleep(pause);
+                pause = (pause * 2).min(SHORTAGE_PAUSE.1);
             }
+        }
+        // A descriptor that can be had shows that the shortage is over.
+        if is_short && File::open("/dev/null").is_ok() {
+            info!("the control socket takes clients again");
+            is_short = false;
         }
     }
 }
 
-fn serve_in_thread(shared: &Arc<Shared>, service: &Arc<dyn Service>, stream: UnixStream) -> io::Result<()> {
-    let id = shared.enter(stream.try_clone()?);
+/// Serves a client in a thread of its own; a client for which there is none learns why.
+fn serve_in_thread(shared: &Arc<Shared>, service: &Arc<dyn Service>, stream: UnixStream) {
+    let stream = Arc::new(stream);
+    let (id, seat) = shared.enter(Arc::clone(&stream));
     let spawned = {
-        let (shared, service) = (Arc::clone(shared), Arc::clone(service));
+        let (stream, shared, service) = (Arc::clone(&stream), Arc::clone(shared), Arc::clone(service));
         thread::Builder::new().name("control-client".into()).spawn(move || {
-            if let Err(error) = serve(&stream, service.as_ref(), &shared, id) {
+            if let Err(error) = serve(&stream, service.as_ref(), &shared, id, &seat) {
                 debug!(%error, "a control client's connection ends");
             }
-            drop(service);
+            drop((service, stream));
             shared.leave(id);
         })
     };
-    spawned.map(drop).inspect_err(|_| shared.leave(id))
+    if let Err(error) = spawned {
+        warn!(%error, "a control client is turned away");
+        let reason = format!("the switch has no thread for another client: {error}; try again");
+        // A client that has gone needs no reason.
+        let _ = send(&stream, PARTING, &RequestError::new(ErrorKind::Busy, reason).reply("null"));
+        shared.leave(id);
+    }
 }
 
 impl Shared {
-    /// Notes a client, ending the one silent for longest where there are too many.
-    fn enter(&self, stream: UnixStream) -> u64 {
+    /// Notes a client, turning out another where there are too many. Returns its number and its seat.
+    fn enter(&self, stream: Arc<UnixStream>) -> (u64, Arc<Seat>) {
         let mut clients = self.clients.lock();
         if clients.connected.len() >= MAX_CLIENTS {
-            let silent =
-                clients.connected.iter().min_by_key(|(_, client)| client.last_heard).map(|(&id, _)| id);
-            if let Some(client) = silent.and_then(|id| clients.connected.remove(&id)) {
+            let least = clients.connected.iter().min_by_key(|(_, client)| client.rank()).map(|(&id, _)| id);
+            if let Some(client) = least.and_then(|id| clients.connected.remove(&id)) {
+                warn!(most = MAX_CLIENTS, "too many control clients: the one that does least is turned out");
+                client.seat.is_out.store(true, Ordering::SeqCst);
                 end(&client.stream);
+                self.lines.look();
+                self.work.look();
             }
         }
         let id = clients.next_id;
         clients.next_id += 1;
         clients.threads += 1;
-        clients.connected.insert(id, Connected { stream, last_heard: Instant::now() });
-        id
+        let seat = Arc::<Seat>::default();
+        let (doing, last_heard) = (Doing::Nothing, Instant::now());
+        clients.connected.insert(id, Connected { stream, doing, last_heard, seat: Arc::clone(&seat) });
+        (id, seat)
     }
 
-    fn heard(&self, id: u64) {
+    /// Notes what a client is at.
+    fn note(&self, id: u64, doing: Doing) {
         if let Some(client) = self.clients.lock().connected.get_mut(&id) {
+            client.doing = doing;
             client.last_heard = Instant::now();
         }
     }
@@ -260,10 +332,16 @@ impl Shared {
     }
 }
 
-/// Answers the lines of client `id` until it goes or breaks a rule.
-fn serve(stream: &UnixStream, service: &dyn Service, shared: &Shared, id: u64) -> io::Result<()> {
+/// Answers the lines of client `id` until it goes, breaks a rule, or is turned out of its seat.
+fn serve(
+    stream: &UnixStream,
+    service: &dyn Service,
+    shared: &Shared,
+    id: u64,
+    seat: &Seat,
+) -> io::Result<()> {
     let patience = shared.limits.patience;
-    let mut lines = Lines::new(stream, shared.limits, &shared.lines);
+    let mut lines = Lines::new(stream, shared.limits, &shared.lines, seat);
     loop {
         let line = match lines.next()? {
             Next::Line(line) => line,
@@ -275,8 +353,10 @@ fn serve(stream: &UnixStream, service: &dyn Service, shared: &Shared, id: u64) -
                 return Ok(());
             }
         };
-        shared.heard(id);
-        let Some(Answered { id: request, method, answer, share }) = answer(line, service, shared) else {
+        shared.note(id, Doing::Busy);
+        let Some(Answered { id: request, method, answer, share }) = answer(line, service, shared, seat)
+        else {
+            shared.note(id, Doing::Pausing);
             continue;
         };
         match answer {
@@ -296,11 +376,12 @@ fn serve(stream: &UnixStream, service: &dyn Service, shared: &Shared, id: u64) -
                     if let Some(item) = items.next(STREAM_LOOK) {
                         let line = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{item}}}"#);
                         send(stream, patience, &line)?;
-                        shared.heard(id);
+                        shared.note(id, Doing::Busy);
                     }
                 }
             }
         }
+        shared.note(id, Doing::Pausing);
     }
 }
 
@@ -322,7 +403,12 @@ struct Answered<'a> {
 }
 
 /// Carries out what stands in a line; `None` if nobody waits for an answer.
-fn answer<'a>(line: Line<'_>, service: &dyn Service, shared: &'a Shared) -> Option<Answered<'a>> {
+fn answer<'a>(
+    line: Line<'_>,
+    service: &dyn Service,
+    shared: &'a Shared,
+    seat: &Seat,
+) -> Option<Answered<'a>> {
     if line.bytes.iter().all(u8::is_ascii_whitespace) {
         return None;
     }
@@ -338,7 +424,7 @@ fn answer<'a>(line: Line<'_>, service: &dyn Service, shared: &'a Shared) -> Opti
         method = call.method;
         prepare(&method, call.params, service, shared)
     });
-    let work = prepared.and_then(|prepared| take_share(prepared, shared));
+    let work = prepared.and_then(|prepared| take_share(prepared, shared, &seat.is_out));
     // Before it is carried out: the parameters have left the line, and the share is for what they take.
     drop(line);
     let (answer, share) = match work {
@@ -382,7 +468,11 @@ impl Prepared for Hello {
 /// The memory that a request needs to be carried out, when its turn has come.
 type Work<'a> = (Box<dyn Prepared>, Option<Share<'a>>);
 
-fn take_share(prepared: Box<dyn Prepared>, shared: &Shared) -> Result<Work<'_>, RequestError> {
+fn take_share<'a>(
+    prepared: Box<dyn Prepared>,
+    shared: &'a Shared,
+    is_out: &AtomicBool,
+) -> Result<Work<'a>, RequestError> {
     let weight = prepared.weight();
     if weight <= FREE_WORK_BYTES {
         return Ok((prepared, None));
@@ -400,7 +490,7 @@ fn take_share(prepared: Box<dyn Prepared>, shared: &Shared) -> Result<Work<'_>, 
             ),
         ));
     }
-    match shared.work.take(weight, shared.limits.turn) {
+    match shared.work.take(weight, shared.limits.turn, is_out) {
         Some(share) => Ok((prepared, Some(share))),
         None => Err(busy()),
     }

@@ -87,3 +87,52 @@ impl Drop for Switch {
         let _ = self.process.wait();
     }
 }
+
+/// A process that is killed at the end of the test, if it has not ended before.
+pub(crate) struct Killed(pub(crate) Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A network namespace, which goes at the end of the test.
+pub(crate) struct Namespace(String);
+
+impl Namespace {
+    /// A namespace for interfaces that belong to `test`; `None`, said aloud, where TAP interfaces cannot be made.
+    pub(crate) fn new(test: &str) -> Option<Self> {
+        let name = format!("vsteer-{test}-{}", std::process::id());
+        let made = Command::new("ip").args(["netns", "add", &name]).stderr(Stdio::null()).status();
+        let namespace = made.is_ok_and(|status| status.success()).then_some(Self(name));
+        if namespace.is_some() && Path::new("/dev/net/tun").exists() {
+            return namespace;
+        }
+        eprintln!("SKIPPED: needs root, iproute2, bash and /dev/net/tun for TAP ports");
+        assert!(std::env::var_os("CI").is_none(), "nothing may be skipped in CI");
+        None
+    }
+
+    /// A command that runs in it.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.0, program])
+            .env_remove("VSTEER_LOG")
+            .env_remove("JOURNAL_STREAM");
+        command
+    }
+
+    /// Runs a script in it.
+    pub(crate) fn run(&self, script: &str) {
+        assert!(self.command("bash").args(["-ec", script]).status().unwrap().success(), "{script}");
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}

@@ -88,6 +88,14 @@ pub enum TapError {
         /// What opening the device file said.
         source: io::Error,
     },
+    /// The process or the system has no descriptors left.
+    #[error("tap {name}: {source}; raise the limit of open files (LimitNOFILE= of systemd, ulimit -n)")]
+    NoDescriptors {
+        /// The interface.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// We may not open the device file, make the interface or attach to it.
     #[error(
         "tap {name}: needs CAP_NET_ADMIN; run as root, or make it beforehand with \
@@ -255,6 +263,7 @@ pub(super) fn open_device(name: &str, multi_queue: bool) -> Result<File, TapErro
             TapError::NoDriver { name: name.to_owned(), source }
         }
         Some(libc::EACCES | libc::EPERM) => not_permitted(name, multi_queue, source),
+        Some(libc::EMFILE | libc::ENFILE) => TapError::NoDescriptors { name: name.to_owned(), source },
         _ => TapError::Setup { name: name.to_owned(), step: "open /dev/net/tun", source },
     })
 }
