@@ -92,7 +92,7 @@ pub struct RunArgs {
     ///
     /// Options: vlan=ID (access port), trunks=10+20-29 and native=ID (trunk port), vlan-mode=native-tagged|dot1q-tunnel,
     /// cvlans=0+10-20, qinq-ethtype=802.1ad|802.1q, priority-tags=never|if-nonzero|always, mac-limit=N, queues=N,
-    /// csum=on|off, tso=on|off, mtu=N, local=on (rules mean this port by LOCAL); for vhost-user also mode=server|client,
+    /// csum=on|off, tso=on|off, mtu=N, local=on (rules mean this port by LOCAL), trace=FILE (records what passes), fault=drop:1%+corrupt:1%+delay:1%:20ms+seed:N (for trials); for vhost-user also mode=server|client,
     /// owner=USER:GROUP, perm=0660; for pcap out=FILE (records what leaves), rate=N (packets per second). May be repeated.
     #[arg(long = "port", value_name = "SPEC")]
     ports: Vec<String>,

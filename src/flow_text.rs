@@ -33,6 +33,10 @@ fn match_text_as(
 ) -> String {
     let mask = &mask.0;
     let mut text = Text::default();
+    // Every megaflow looks at it, most of them to see that it is zero.
+    if key.recirc_id.get() & mask.recirc_id.get() != 0 {
+        text.group("recirc_id", vec![format!("{:#x}", key.recirc_id.get())]);
+    }
     if mask.in_port != 0 {
         let port = port_name(key.in_port).unwrap_or_else(|| key.in_port.to_string());
         text.group("in_port", vec![port]);
@@ -86,6 +90,9 @@ pub fn verdict_text(verdict: &Verdict, eth_type: u16, port_name: impl Fn(u32) ->
                 .rewrite(*index)
                 .map(|bits| match_text_as(eth_type, bits.value(), &Mask(*bits.mask()), |_| None));
             format!("set({})", bits.unwrap_or_default())
+        }
+        Action::Recirculate(index) => {
+            format!("recirc({:#x})", actions.recirculation(*index).map_or(0, |to| to.id()))
         }
         Action::Punt(punt) => format!("controller(id={},max_len={})", punt.id, punt.max_len),
         Action::Drop(reason) => format!("drop({})", reason.name()),

@@ -1,23 +1,29 @@
 //! Capture files: what `ctl trace` and ports read, and `ctl monitor` and ports write.
 //!
-//! Both formats are read, pcap and pcapng, of either byte order and any resolution of time; pcap is written. The crate
+//! Both formats are read and written, pcap and pcapng; they are read in either byte order and any resolution of time. The crate
 //! `pcap-file` knows the formats. A file may say anything: it reads through a buffer of fixed size, which bounds what any
 //! record can make it do, and what it keeps of a pcapng file, the descriptions of interfaces, is bounded here.
 //!
 //! # Source
 //! draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng.
 
+use std::borrow::Cow;
 use std::io::{self, BufWriter, Cursor, ErrorKind, Read, Write};
 use std::time::Duration;
 
 use pcap_file::pcap::{
     self, PcapHeader, PcapReadError, PcapReader, PcapTsResolution, PcapWriteError, RawPcapPacket,
 };
+use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
+use pcap_file::pcapng::blocks::opt_common::CommonOption;
 use pcap_file::pcapng::blocks::{
     Block, ENHANCED_PACKET_BLOCK, INTERFACE_DESCRIPTION_BLOCK, PACKET_BLOCK, SECTION_HEADER_BLOCK,
     SIMPLE_PACKET_BLOCK,
 };
-use pcap_file::pcapng::{PcapNgReadError, PcapNgReader};
+use pcap_file::pcapng::{self, PcapNgReadError, PcapNgReader, PcapNgWriteError};
 use pcap_file::{DataLink, Endianness};
 
 /// Longest packet that is written or read.
@@ -311,6 +317,77 @@ impl<W: Write> PcapWriter<W> {
     /// The file cannot be written; what was appended waits for the next time.
     pub fn flush(&mut self) -> io::Result<()> {
         self.0.flush().map_err(write_error)
+    }
+}
+
+/// Writes a pcapng file of one interface.
+pub struct PcapNgWriter<W: Write>(pcapng::PcapNgWriter<W>);
+
+impl<W: Write> std::fmt::Debug for PcapNgWriter<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PcapNgWriter").finish_non_exhaustive()
+    }
+}
+
+impl<W: Write> PcapNgWriter<W> {
+    /// Begins a file of packets of the interface `name`, whose times are in microseconds.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn begin(to: W, name: &str) -> io::Result<Self> {
+        let mut writer =
+            pcapng::PcapNgWriter::with_endianness(to, Endianness::Little).map_err(write_ng_error)?;
+        let interface = InterfaceDescriptionBlock {
+            linktype: DataLink::ETHERNET,
+            snaplen: SNAP_BYTES,
+            options: vec![InterfaceDescriptionOption::IfName(Cow::Borrowed(name))],
+        };
+        writer.write_pcapng_block(interface).map_err(write_ng_error)?;
+        Ok(Self(writer))
+    }
+
+    /// Appends a packet as [`PcapWriter::append`] does. It came in by the interface or went out, and `comment` says more of it,
+    /// unless it is empty.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn append(
+        &mut self,
+        time_us: u64,
+        len: u64,
+        bytes: &[u8],
+        is_inbound: bool,
+        comment: &str,
+    ) -> io::Result<()> {
+        // epb_flags: the direction is in the two lowest bits.
+        let mut options = vec![EnhancedPacketOption::Flags(if is_inbound { 1 } else { 2 })];
+        if !comment.is_empty() {
+            let comment = CommonOption::Comment(Cow::Borrowed(comment));
+            options.push(EnhancedPacketOption::Common(comment));
+        }
+        let packet = EnhancedPacketBlock {
+            interface_id: 0,
+            timestamp: Duration::from_micros(time_us),
+            original_len: u32::try_from(len).unwrap_or(u32::MAX),
+            data: Cow::Borrowed(bytes),
+            options,
+        };
+        self.0.write_pcapng_block(packet).map(drop).map_err(write_ng_error)
+    }
+
+    /// Writes out what was appended.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.0.get_mut().flush()
+    }
+}
+
+fn write_ng_error(error: PcapNgWriteError) -> io::Error {
+    match error {
+        PcapNgWriteError::Io(error) => error,
+        other => io::Error::other(other),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Captures as ports of the built program: what is played, what is recorded, and what becomes of bad files.
+//! Captures as ports of the built program: what is played, what is recorded, and what becomes of bad files. With them, what
+//! wrappers do to any port.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod switch;
@@ -196,6 +197,112 @@ fn bad_files_are_refused_with_the_reason_and_nothing_is_written() {
         .unwrap();
     assert!(!output.status.success());
     assert_eq!(fs::read_to_string(switch.path("text")).unwrap(), "precious\n".repeat(9));
+}
+
+#[test]
+fn trace_has_what_passes_the_port_in_both_directions() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    // Fewer than wait for the disk at most: none is missed.
+    let frames = frames(900);
+    write(&at("in"), &frames);
+    let switch = Switch::start("", None);
+    write(&at("empty"), &[]);
+    switch.ctl(&["port", "add", &format!("b=pcap:{0}/empty,trace={0}/b", folder.path().display())]);
+    play(&switch, &at("in"), &format!(",trace={}", at("a").display()));
+    for name in ["a", "b"] {
+        let told = format!("; trace: 900 packets in {}", at(name).display());
+        wait_for("all is traced", || activity(&switch, name).ends_with(&told));
+        assert_eq!(read(&at(name)), frames);
+    }
+    assert!(activity(&switch, "a").starts_with("finished: 900 packets played; trace: "));
+    let taken = format!("c=pcap:{0}/in,trace={0}/b", folder.path().display());
+    assert!(switch.refusal(&["port", "add", &taken]).contains("is in use by another port"));
+    // The port can go, and come again with the same file.
+    switch.ctl(&["port", "del", "b"]);
+    switch.ctl(&["port", "add", &taken]);
+}
+
+/// Plays `frames` from a port with these faults, and returns what is recorded at another, in order, and what the first says.
+fn with_faults(frames: &[Vec<u8>], faults: &str) -> (Vec<Vec<u8>>, String, u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in"), folder.path().join("out"));
+    write(&input, frames);
+    let switch = switch_with_recorder(Some(&output));
+    play(&switch, &input, &format!(",fault={faults}"));
+    let dropped = || port(&switch, "a")["counters"]["drops"]["injected_rx"].as_u64().unwrap_or(0);
+    wait_for("every packet is dropped or sent", || {
+        dropped() + counter(&switch, "b", "tx_pkts") == frames.len() as u64
+    });
+    let (told, dropped) = (activity(&switch, "a"), dropped());
+    switch.ctl(&["port", "del", "b"]);
+    (read(&output), told, dropped)
+}
+
+#[test]
+fn dropped_packets_are_counted_and_the_same_seed_drops_the_same() {
+    let frames = frames(900);
+    let (first, told, dropped) = with_faults(&frames, "drop:10%+seed:7");
+    assert!(told.contains(&format!("; faults: {dropped} dropped, 0 corrupted, 0 delayed, seed 7")), "{told}");
+    assert!(dropped > 0 && first.len() as u64 == 900 - dropped);
+    assert!(first.iter().all(|frame| frames.contains(frame)));
+    assert_eq!(with_faults(&frames, "seed:7+drop:10%").0, first);
+    assert_ne!(with_faults(&frames, "drop:10%+seed:8").0, first);
+}
+
+#[test]
+fn corrupted_packets_differ_in_one_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let frames = frames(300);
+    write(&at("in"), &frames);
+    write(&at("empty"), &[]);
+    let switch = Switch::start("", None);
+    // On the way out, where a flipped bit does not change where a packet goes.
+    let recorder = format!("b=pcap:{0}/empty,out={0}/out,fault=corrupt:100%", folder.path().display());
+    switch.ctl(&["port", "add", &recorder]);
+    play(&switch, &at("in"), "");
+    wait_for("every packet is sent", || counter(&switch, "b", "tx_pkts") == 300);
+    let told = activity(&switch, "b");
+    assert!(told.contains(" 300 corrupted"), "{told}");
+    switch.ctl(&["port", "del", "b"]);
+    for (frame, corrupted) in frames.iter().zip(read(&at("out"))) {
+        let bits: u32 = frame.iter().zip(&corrupted).map(|(one, other)| (one ^ other).count_ones()).sum();
+        assert_eq!((frame.len(), bits), (corrupted.len(), 1), "{told}");
+    }
+}
+
+#[test]
+fn delayed_packets_come_later_and_all_of_them_come() {
+    let frames = frames(300);
+    let begun = Instant::now();
+    let (delayed, told, _) = with_faults(&frames, "delay:100%:300ms");
+    assert!(told.contains(" 300 delayed"), "{told}");
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    assert_eq!(delayed, frames, "all wait equally long");
+    let (mixed, told, _) = with_faults(&frames, "delay:50%:300ms");
+    assert!(mixed.len() == 300 && frames.iter().all(|frame| mixed.contains(frame)), "{told}");
+    assert_ne!(mixed, frames, "{told}");
+}
+
+#[test]
+fn faults_meet_what_leaves_by_a_port_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let frames = frames(500);
+    write(&at("in"), &frames);
+    write(&at("empty"), &[]);
+    let switch = Switch::start("", None);
+    let recorder =
+        format!("b=pcap:{0}/empty,out={0}/out,fault=drop:20%+delay:50%:50ms", folder.path().display());
+    switch.ctl(&["port", "add", &recorder]);
+    play(&switch, &at("in"), "");
+    let dropped = || port(&switch, "b")["counters"]["drops"]["injected_tx"].as_u64().unwrap_or(0);
+    wait_for("every packet is dropped or sent", || dropped() + counter(&switch, "b", "tx_pkts") == 500);
+    assert!(dropped() > 0 && activity(&switch, "b").contains("seed "), "{}", activity(&switch, "b"));
+    let dropped = dropped();
+    switch.ctl(&["port", "del", "b"]);
+    assert_eq!(read(&at("out")).len() as u64, 500 - dropped);
 }
 
 /// A file system of four megabytes, two of which are taken, gone when this is dropped.

@@ -140,6 +140,24 @@ fn packets_are_counted_traced_mirrored_and_handed_out() {
     let bytes = format!("{arp}02000000000a0a0000010000000000000a000002");
     let by_bytes = of(&["in_port=a", &bytes]);
     assert!(by_bytes["flow"].as_str().unwrap().starts_with("arp,in_port=a,"), "{by_bytes}");
+    // A packet that goes through the switch again is followed.
+    switch.ctl(&[
+        "flow",
+        "add",
+        "priority=9,udp,tp_dst=11,actions=mod_dl_src:02:00:00:00:00:77,debug_recirc,output:b",
+    ]);
+    let passes = of(&["in_port=a,udp,tp_dst=11"]);
+    let second = &passes["further"][0];
+    assert!(passes["actions"].as_str().unwrap().ends_with(",recirc(0x1)"), "{passes}");
+    assert_eq!((&second["actions"], &second["recirc_id"]), (&"b".into(), &1.into()), "{passes}");
+    assert!(second["megaflow"].as_str().unwrap().starts_with("recirc_id(0x1),in_port(a)"), "{passes}");
+    assert!(second["flow"].as_str().unwrap().contains("02:00:00:00:00:77"), "{passes}");
+    let text = switch.ctl(&["trace", "in_port=a,udp,tp_dst=11"]);
+    assert!(
+        text.contains("\nrecirc(0x1): the packet goes through the switch again\n\npacket:   udp,"),
+        "{text}"
+    );
+    switch.ctl(&["flow", "del-flows", "udp,tp_dst=11"]);
     let refused = switch.ctl_command(&["trace", "in_port=LOCAL,arp"]).output().unwrap();
     assert!(!refused.status.success(), "no port is the local one");
     let capture = switch.path("capture");

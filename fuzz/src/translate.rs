@@ -275,7 +275,7 @@ fn rule(bytes: &[u8]) -> RuleSpec {
 
 fn action([kind, a, b]: [u8; 3], table: u8) -> RuleAction {
     let subfield = |choice, bits| Subfield { field: writable(choice), offset: 0, bits };
-    match kind % 24 {
+    match kind % 25 {
         0 | 1 => RuleAction::Output(OutputTo::Port(rule_port(a % 8))),
         2 => RuleAction::Output(OutputTo::Port(RulePort::NORMAL)),
         3 => RuleAction::Output(OutputTo::Port(RulePort::ALL)),
@@ -302,6 +302,7 @@ fn action([kind, a, b]: [u8; 3], table: u8) -> RuleAction {
             RuleAction::Clone([action([a % 24, b, a / 24], table), action([b % 24, a, b / 24], table)].into())
         }
         21 => RuleAction::Exit,
+        24 => RuleAction::DebugRecirc,
         22 => RuleAction::Conjunction { id: u32::from(b & 3), dimension: a & 1, dimensions: 2 },
         _ if b & 1 == 1 => RuleAction::GotoTable(table + 1 + a % 2),
         _ => RuleAction::WriteActions([action([a % 16, b, a], table), action([b % 16, a, b], table)].into()),

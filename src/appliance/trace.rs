@@ -4,6 +4,7 @@
 //! installed, no counter moved. So it tells what the rules say now, which is what a megaflow that is already installed
 //! says as well, or will within moments.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use vsteer_switch::action::{Action, Verdict};
@@ -11,7 +12,9 @@ use vsteer_switch::drop_reason::DropReason;
 use vsteer_switch::flow::fields::{FROM_LOCAL, Fields};
 use vsteer_switch::flow::key::FlowKey;
 use vsteer_switch::packet::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
+use vsteer_switch::pipeline::MAX_PASSES;
 use vsteer_switch::port::PortId;
+use vsteer_switch::recirculation::Suspension;
 use vsteer_switch::rule::action::RuleAction;
 use vsteer_switch::rule::entry::Rule;
 use vsteer_switch::rule::field::Field;
@@ -19,7 +22,7 @@ use vsteer_switch::rule::port::RulePort;
 use vsteer_switch::rule::set::RuleSet;
 use vsteer_switch::rule::text::{self, UNNAMED_SOURCE, parse_packet};
 use vsteer_switch::slow_path::trace::{Note, Observer};
-use vsteer_switch::slow_path::{Translation, translate_with};
+use vsteer_switch::slow_path::{Translation, resume, translate_with};
 
 use super::packet_text::{key_of, packet_text};
 use super::rules::text_refusal;
@@ -31,6 +34,9 @@ use crate::topology::Topology;
 
 /// Most bytes of a trace's steps: rules that resubmit in circles could make gigabytes of them.
 const MAX_STEPS_BYTES: usize = 1024 * 1024;
+
+/// Most further passes of a packet and its copies that are shown.
+const MAX_FURTHER_PASSES: usize = 64;
 
 /// A packet to trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +62,8 @@ pub enum TracedPacket<'a> {
 /// What the switch would do with a packet now, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceReport {
+    /// Which pass through the switch this is: zero for the first, else the number in the action that led to it.
+    pub recirc_id: u32,
     /// The packet's fields in ovs-ofctl's syntax.
     pub flow: String,
     /// Tables, rules and actions in the order in which they were taken.
@@ -70,6 +78,8 @@ pub struct TraceReport {
     pub drop: Option<DropReason>,
     /// What it would teach the switch, and what stands in the way of the actions now.
     pub remarks: Vec<String>,
+    /// Of the first pass: the later ones, and those of copies, in the order in which they are taken.
+    pub further: Vec<TraceReport>,
 }
 
 /// A step of a trace.
@@ -124,20 +134,32 @@ impl Appliance {
         let state = topology.state(&self.fabric.fdb);
         let mut recorder = Recorder::new(&topology.numbers, &topology.rules);
         let translation = translate_with(*fields, &state, &mut recorder);
-        let name = |number| topology.numbers.name_of_number(number);
-        let mut remarks = remarks(fields, &translation, topology);
-        if recorder.left_out > 0 {
-            remarks.push(format!("{} more steps were taken; they are not shown", recorder.left_out));
+        let mut report = recorder.report(fields, &translation, topology);
+        report.remarks.splice(0..0, remarks_on_packet(fields));
+        // Bound: each pass is counted.
+        while let Some(Suspended { pass, fields: came_as, suspension }) = recorder.suspended.pop_front() {
+            if pass == MAX_PASSES {
+                report.remarks.push(format!(
+                    "recirc({:#x}) is one pass too many for the packet, which is dropped there ({})",
+                    came_as.key.recirc_id.get(),
+                    DropReason::TooManyPasses.name()
+                ));
+                continue;
+            }
+            recorder.pass = pass;
+            if report.further.len() == MAX_FURTHER_PASSES {
+                let left_out = recorder.suspended.len() + 1;
+                report.remarks.push(format!(
+                    "at least {left_out} more passes through the switch were taken; they are not shown"
+                ));
+                break;
+            }
+            let key = FlowKey { in_port: fields.key.in_port, ..came_as.key };
+            let fields = Fields { key, ..came_as };
+            let translation = resume(&fields.key, &suspension, &state, &mut recorder);
+            report.further.push(recorder.report(&fields, &translation, topology));
         }
-        TraceReport {
-            flow: packet_text(fields, &*topology.numbers),
-            steps: recorder.steps,
-            final_flow: recorder.final_flow,
-            megaflow: match_text(&translation.mask.apply(&fields.key), &translation.mask, name),
-            actions: verdict_text(&translation.verdict, fields.key.eth_type.get(), name),
-            drop: dropped(&translation.verdict),
-            remarks,
-        }
+        report
     }
 }
 
@@ -166,6 +188,7 @@ fn dropped(verdict: &Verdict) -> Option<DropReason> {
 fn too_short(len: usize) -> TraceReport {
     let reason = DropReason::FrameTooShort;
     TraceReport {
+        recirc_id: 0,
         flow: String::new(),
         steps: Vec::new(),
         final_flow: String::new(),
@@ -173,11 +196,12 @@ fn too_short(len: usize) -> TraceReport {
         actions: format!("drop({})", reason.name()),
         drop: Some(reason),
         remarks: vec![format!("the packet has {len} bytes, an Ethernet header has {MIN_FRAME_BYTES}")],
+        further: Vec::new(),
     }
 }
 
-/// What the verdict does not say: what the packet teaches, and what stands in its way after the decision.
-fn remarks(fields: &Fields, translation: &Translation, topology: &Topology) -> Vec<String> {
+/// What was made up about the packet.
+fn remarks_on_packet(fields: &Fields) -> Vec<String> {
     let mut remarks = Vec::new();
     if fields.key.in_port == u32::from(RulePort::NONE.number()) {
         remarks.push("no in_port was given, so the packet is one that came from no port".to_owned());
@@ -185,6 +209,12 @@ fn remarks(fields: &Fields, translation: &Translation, topology: &Topology) -> V
     if fields.key.eth_src == UNNAMED_SOURCE {
         remarks.push(format!("no eth_src was given, {} is taken for it", mac_text(UNNAMED_SOURCE)));
     }
+    remarks
+}
+
+/// What the verdict does not say: what the packet teaches, and what stands in its way after the decision.
+fn remarks(translation: &Translation, topology: &Topology) -> Vec<String> {
+    let mut remarks = Vec::new();
     let name = |port: PortId| topology.numbers.name(port).map_or_else(|| port.to_string(), str::to_owned);
     if let Some(source) = translation.learn.filter(|source| source.mac != UNNAMED_SOURCE) {
         remarks.push(format!(
@@ -210,6 +240,16 @@ fn remarks(fields: &Fields, translation: &Translation, topology: &Topology) -> V
     remarks
 }
 
+/// A packet that goes through the switch again.
+struct Suspended {
+    /// The pass that it will be on, the first being 0.
+    pass: usize,
+    /// What it is then, with a number for what is left to do in its key.
+    fields: Fields,
+    /// What is left to do.
+    suspension: Suspension,
+}
+
 /// Writes down a translation as it goes.
 struct Recorder<'a> {
     numbers: &'a PortNumbers,
@@ -223,6 +263,12 @@ struct Recorder<'a> {
     bytes: usize,
     /// Steps that found no room.
     left_out: u64,
+    /// What goes through the switch again.
+    suspended: VecDeque<Suspended>,
+    /// The present pass, from 0.
+    pass: usize,
+    /// Suspensions so far.
+    last_id: u32,
 }
 
 impl<'a> Recorder<'a> {
@@ -235,6 +281,30 @@ impl<'a> Recorder<'a> {
             steps: Vec::new(),
             bytes: 0,
             left_out: 0,
+            suspended: VecDeque::new(),
+            pass: 0,
+            last_id: 0,
+        }
+    }
+
+    /// What was written down about this translation, which is over.
+    fn report(&mut self, fields: &Fields, translation: &Translation, topology: &Topology) -> TraceReport {
+        let name = |number| topology.numbers.name_of_number(number);
+        let mut remarks = remarks(translation, topology);
+        let left_out = std::mem::take(&mut self.left_out);
+        if left_out > 0 {
+            remarks.push(format!("{left_out} more steps were taken; they are not shown"));
+        }
+        TraceReport {
+            recirc_id: fields.key.recirc_id.get(),
+            flow: packet_text(fields, self.numbers),
+            steps: std::mem::take(&mut self.steps),
+            final_flow: std::mem::take(&mut self.final_flow),
+            megaflow: match_text(&translation.mask.apply(&fields.key), &translation.mask, name),
+            actions: verdict_text(&translation.verdict, fields.key.eth_type.get(), name),
+            drop: dropped(&translation.verdict),
+            remarks,
+            further: Vec::new(),
         }
     }
 
@@ -290,6 +360,20 @@ impl Observer for Recorder<'_> {
     fn action(&mut self, depth: usize, action: &RuleAction) {
         let text = text::actions_text(std::slice::from_ref(action), self.numbers);
         self.step(depth, text);
+    }
+
+    fn suspended(&mut self, fields: &Fields, suspension: &Suspension) -> u32 {
+        self.last_id += 1;
+        // Enough to show, and to see that there are more.
+        if self.suspended.len() <= MAX_FURTHER_PASSES {
+            let key = FlowKey { recirc_id: self.last_id.into(), ..fields.key };
+            self.suspended.push_back(Suspended {
+                pass: self.pass + 1,
+                fields: Fields { key, ..*fields },
+                suspension: suspension.clone(),
+            });
+        }
+        self.last_id
     }
 
     fn end(&mut self, fields: &Fields) {

@@ -73,6 +73,7 @@ fn advice(reason: DropReason) -> Option<&'static str> {
         }
         DropReason::ResubmitTooDeep
         | DropReason::TooManyResubmits
+        | DropReason::TooManyPasses
         | DropReason::StackTooDeep
         | DropReason::TooManyActions => "see vsteer ctl trace for the circle, and correct the rules",
         DropReason::MirrorPort => "the port of a mirror's output takes part in nothing else",
@@ -91,6 +92,7 @@ fn advice(reason: DropReason) -> Option<&'static str> {
         DropReason::HostQueueFull => {
             "the host does not keep up: raise the interface's txqueuelen, or see that the file's disk is fast and has room"
         }
+        DropReason::InjectedRx | DropReason::InjectedTx => "add the port without fault= to end this",
         DropReason::RingBroken => {
             "see vsteer ctl port show for the rule that was broken; the guest's driver must start anew"
         }

@@ -66,6 +66,9 @@ enum TraceQuery {
 /// What the switch would do with a packet now, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct TraceInfo {
+    /// Which pass through the switch this is: zero for the first, else the number in the action `recirc` that led to it.
+    #[serde(default)]
+    recirc_id: u32,
     /// The packet's fields in ovs-ofctl's syntax.
     flow: String,
     /// Tables, rules and actions in the order in which they were taken.
@@ -80,6 +83,9 @@ struct TraceInfo {
     drop: Option<String>,
     /// What it would teach the switch, and what stands in the way of the actions now.
     remarks: Vec<String>,
+    /// Of the first pass: the later ones, and those of copies, in the order in which they are taken.
+    #[serde(default)]
+    further: Vec<TraceInfo>,
 }
 
 /// A step of a trace.
@@ -95,6 +101,7 @@ impl From<TraceReport> for TraceInfo {
     fn from(trace: TraceReport) -> Self {
         let steps = trace.steps.into_iter();
         Self {
+            recirc_id: trace.recirc_id,
             flow: trace.flow,
             steps: steps.map(|step| TraceStep { depth: step.depth, text: step.text }).collect(),
             final_flow: trace.final_flow,
@@ -102,6 +109,7 @@ impl From<TraceReport> for TraceInfo {
             actions: trace.actions,
             drop: trace.drop.map(|reason| reason.name().to_owned()),
             remarks: trace.remarks,
+            further: trace.further.into_iter().map(TraceInfo::from).collect(),
         }
     }
 }
@@ -154,38 +162,50 @@ impl Command for Trace {
 
     /// In the manner of `ovs-appctl ofproto/trace`.
     fn text(_: &TraceQuery, trace: &TraceInfo) -> String {
-        let mut text = String::new();
-        let mut line = |line: &str| {
-            text.push_str(&printable(line.to_owned()));
-            text.push('\n');
-        };
-        if !trace.flow.is_empty() {
-            line(&format!("packet:   {}", trace.flow));
-            line("");
-        }
-        for step in &trace.steps {
-            line(&format!("{}{}", "    ".repeat(usize::from(step.depth)), step.text));
-        }
-        if !trace.steps.is_empty() {
-            line("");
-        }
-        match trace.final_flow.as_str() {
-            "" => {}
-            same if same == trace.flow => line("final:    unchanged"),
-            changed => line(&format!("final:    {changed}")),
-        }
-        if !trace.megaflow.is_empty() {
-            line(&format!("megaflow: {}", trace.megaflow));
-        }
-        line(&format!("actions:  {}", trace.actions));
-        if let Some(reason) = &trace.drop {
-            line(&format!("dropped:  {reason}"));
-        }
-        for remark in &trace.remarks {
-            line(&format!("note:     {remark}"));
-        }
-        text
+        text_of(trace)
     }
+}
+
+/// The text of a pass, and of those that follow it.
+fn text_of(trace: &TraceInfo) -> String {
+    let mut text = String::new();
+    let mut line = |line: &str| {
+        text.push_str(&printable(line.to_owned()));
+        text.push('\n');
+    };
+    if !trace.flow.is_empty() {
+        line(&format!("packet:   {}", trace.flow));
+        line("");
+    }
+    for step in &trace.steps {
+        line(&format!("{}{}", "    ".repeat(usize::from(step.depth)), step.text));
+    }
+    if !trace.steps.is_empty() {
+        line("");
+    }
+    match trace.final_flow.as_str() {
+        "" => {}
+        same if same == trace.flow => line("final:    unchanged"),
+        changed => line(&format!("final:    {changed}")),
+    }
+    if !trace.megaflow.is_empty() {
+        line(&format!("megaflow: {}", trace.megaflow));
+    }
+    line(&format!("actions:  {}", trace.actions));
+    if let Some(reason) = &trace.drop {
+        line(&format!("dropped:  {reason}"));
+    }
+    for remark in &trace.remarks {
+        line(&format!("note:     {remark}"));
+    }
+    for pass in &trace.further {
+        text.push_str(&format!(
+            "\nrecirc({:#x}): the packet goes through the switch again\n\n",
+            pass.recirc_id
+        ));
+        text.push_str(&text_of(pass));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -195,7 +215,8 @@ mod tests {
     #[test]
     fn trace_shows_depth_by_indentation() {
         let step = |depth, text: &str| TraceStep { depth, text: text.into() };
-        let info = TraceInfo {
+        let mut info = TraceInfo {
+            recirc_id: 0,
             flow: "arp".into(),
             steps: vec![step(0, "table 0: priority=0"), step(1, "NORMAL")],
             final_flow: "arp".into(),
@@ -203,11 +224,19 @@ mod tests {
             actions: "drop(hairpin)".into(),
             drop: Some("hairpin".into()),
             remarks: vec!["a".into()],
+            further: Vec::new(),
         };
         assert_eq!(
             Trace::text(&TraceQuery::Flow("arp".into()), &info),
             "packet:   arp\n\ntable 0: priority=0\n    NORMAL\n\nfinal:    unchanged\nmegaflow: in_port(vm0)\n\
              actions:  drop(hairpin)\ndropped:  hairpin\nnote:     a\n"
+        );
+        let first = Trace::text(&TraceQuery::Flow("arp".into()), &info);
+        let again = TraceInfo { recirc_id: 10, ..info.clone() };
+        info.further.push(again);
+        assert_eq!(
+            Trace::text(&TraceQuery::Flow("arp".into()), &info),
+            format!("{first}\nrecirc(0xa): the packet goes through the switch again\n\n{first}")
         );
     }
 }

@@ -14,6 +14,8 @@ use super::inherited_socket::InheritedSocket;
 use super::vlan::{VlanDraft, VlanSpec, priority_tags_word};
 use super::words::{check_name, parse_number, parse_switch, set_once};
 use crate::port::driver::{KindDraft, KindSpec, kinds, use_types};
+use crate::port::fault::FaultSpec;
+use crate::port::trace;
 use crate::port::words::Words;
 
 /// Addresses learned at a port unless `mac-limit` says otherwise.
@@ -39,6 +41,10 @@ pub struct PortSpec {
     pub mtu: Option<u16>,
     /// Whether rules mean this port by `LOCAL`; at most one port is.
     pub local: bool,
+    /// Where what passes the port is recorded.
+    pub trace: Option<PathBuf>,
+    /// What goes wrong at the port on purpose.
+    pub fault: Option<FaultSpec>,
 }
 
 impl PortSpec {
@@ -80,8 +86,9 @@ impl PortSpec {
 
     /// Whether a port that is as `self` says can go on as `other` says without being opened again.
     pub fn is_same_driver(&self, other: &PortSpec) -> bool {
-        let PortSpec { name, kind, vlan: _, priority_tags: _, mac_limit: _, mtu, local: _ } = self;
-        (name, kind, mtu) == (&other.name, &other.kind, &other.mtu)
+        let PortSpec { name, kind, vlan: _, priority_tags: _, mac_limit: _, mtu, local: _, trace, fault } =
+            self;
+        (name, kind, mtu, trace, fault) == (&other.name, &other.kind, &other.mtu, &other.trace, &other.fault)
     }
 
     /// The port's type in the operator's word.
@@ -117,7 +124,9 @@ impl fmt::Display for PortSpec {
         write!(f, ",mac-limit={}", self.mac_limit)?;
         self.kind.fmt_options(f)?;
         self.mtu.map_or(Ok(()), |mtu| write!(f, ",mtu={mtu}"))?;
-        f.write_str(if self.local { ",local=on" } else { "" })
+        f.write_str(if self.local { ",local=on" } else { "" })?;
+        self.trace.as_ref().map_or(Ok(()), |file| write!(f, ",trace={}", file.display()))?;
+        self.fault.as_ref().map_or(Ok(()), |fault| write!(f, ",fault={fault}"))
     }
 }
 
@@ -132,10 +141,12 @@ fn parse_kind(word: &str) -> Result<(KindDraft, &str), Problem> {
 type Setter = fn(&mut PortDraft, &str) -> Result<(), Problem>;
 
 /// Every option that all ports have beside those of VLANs, with the reader of its value.
-const OPTIONS: [(&str, Setter); 3] = [
+const OPTIONS: [(&str, Setter); 5] = [
     ("mac-limit", |draft, text| set_once(&mut draft.mac_limit, parse_number(text, 0, MAX_MAC_LIMIT)?)),
     ("mtu", |draft, text| set_once(&mut draft.mtu, parse_number(text, MIN_MTU, u16::MAX)?)),
     ("local", |draft, text| set_once(&mut draft.local, parse_switch(text)?)),
+    ("trace", |draft, text| set_once(&mut draft.trace, trace::parse(text)?)),
+    ("fault", |draft, text| set_once(&mut draft.fault, FaultSpec::parse(text)?)),
 ];
 
 /// A port whose words are still being read.
@@ -147,6 +158,8 @@ pub(super) struct PortDraft {
     mac_limit: Option<u32>,
     mtu: Option<u16>,
     local: Option<bool>,
+    trace: Option<PathBuf>,
+    fault: Option<FaultSpec>,
 }
 
 impl PortDraft {
@@ -160,6 +173,8 @@ impl PortDraft {
             mac_limit: None,
             mtu: None,
             local: None,
+            trace: None,
+            fault: None,
         })
     }
 
@@ -228,6 +243,8 @@ impl PortDraft {
             mac_limit: self.mac_limit.unwrap_or(DEFAULT_MAC_LIMIT),
             mtu: self.mtu,
             local: self.local.unwrap_or(false),
+            trace: self.trace,
+            fault: self.fault,
         })
     }
 }
@@ -268,6 +285,8 @@ mod tests {
                 mac_limit: DEFAULT_MAC_LIMIT,
                 mtu: None,
                 local: false,
+                trace: None,
+                fault: None,
             }
         );
     }
@@ -283,7 +302,7 @@ mod tests {
     fn every_option_is_read() {
         let spec = parse(
             "a.b-c_1=vhost-user:/s=1,owner=root:0,perm=0600,trunks=20-29+10,trunk=30,native=7,mac-limit=9,queues=128,\
-             csum=off,mtu=9000,mode=server,local=on,priority-tags=always",
+             csum=off,mtu=9000,mode=server,local=on,trace=/t,priority-tags=always",
         );
         let owner = Owner { uid: Some(0), gid: Some(0) };
         let socket = SocketSpec::Server { path: "/s=1".into(), owner, perm: Some(0o600) };
@@ -301,6 +320,8 @@ mod tests {
                 mac_limit: 9,
                 mtu: Some(9000),
                 local: true,
+                trace: Some("/t".into()),
+                fault: None,
             }
         );
     }
@@ -317,6 +338,7 @@ mod tests {
             "vm4=tap:t,vlan=7,vlan-mode=dot1q-tunnel,cvlans=0+10-20,qinq-ethtype=802.1q",
             "vm5=tap:t,vlan=7,vlan-mode=access,priority-tags=no",
             "vm6=tap:t,vlan-mode=trunk,trunks=0-9",
+            "f=tap:t,fault=drop:1%+corrupt:0.05%+delay:100%:20ms+seed:7,trace=/tmp/t",
             "cap=pcap:in.pcap,out=/tmp/out.pcap,rate=1000,vlan=7",
         ] {
             let spec = parse(text);
@@ -332,7 +354,7 @@ mod tests {
     fn errors_name_the_option_the_value_and_what_to_try() {
         let not_access = "vlan= makes an access port, trunks= and native= a trunk; for a trunk with untagged frames in a \
                           VLAN, use native= in place of vlan=";
-        let known = "vlan, trunks, trunk, native, vlan-mode, priority-tags, cvlans, qinq-ethtype, mac-limit, mtu, local, queues, csum, tso";
+        let known = "vlan, trunks, trunk, native, vlan-mode, priority-tags, cvlans, qinq-ethtype, mac-limit, mtu, local, trace, fault, queues, csum, tso";
         for (text, problem) in [
             ("vm0", "no \"=\" after the port's name; write NAME=TYPE:ADDRESS[,OPTION=VALUE...]".to_owned()),
             (
@@ -416,6 +438,15 @@ mod tests {
                 "\"mode\" is an option of vhost-user ports, and this is a tap port; drop it".to_owned(),
             ),
             (
+                "h=tap:t,fault=drop:1",
+                "fault=drop:1: \"1\" is no probability; use one from 0.0001% to 100%, such as 1% or 0.05%".to_owned(),
+            ),
+            (
+                "h=tap:t,fault=delay:1%",
+                "fault=delay:1%: no time; write it behind the probability, as in delay:5%:20ms".to_owned(),
+            ),
+            ("h=tap:t,fault=seed:1", "fault=seed:1: no fault; name one of drop, corrupt and delay".to_owned()),
+            (
                 "h=tap:t,csum=off,tso=on",
                 "tso=on needs partial checksums; drop csum=off, or use tso=off".to_owned(),
             ),
@@ -445,7 +476,14 @@ mod tests {
     fn vlan_limit_and_local_need_no_new_driver() {
         let old = parse("h=tap:t0,vlan=5,mac-limit=1");
         assert!(old.is_same_driver(&parse("h=tap:t0,trunks=7,local=on")));
-        for other in ["h=tap:t1", "h=tap:t0,mtu=1400", "h=tap:t0,queues=2", "h=tap:t0,tso=off", "g=tap:t0"] {
+        for other in [
+            "h=tap:t1",
+            "h=tap:t0,mtu=1400",
+            "h=tap:t0,queues=2",
+            "h=tap:t0,tso=off",
+            "h=tap:t0,trace=t",
+            "g=tap:t0",
+        ] {
             assert!(!old.is_same_driver(&parse(other)), "{other}");
         }
     }

@@ -17,6 +17,10 @@
 //! So a `Received` is what a kind needs to give back a burst and nothing else: a locked ring, the numbers of the frames to put
 //! into a fill ring, the work requests to post anew. It borrows its driver, so it cannot outlive the port.
 //!
+//! # Wrappers
+//! A wrapper is a driver around another one: `trace.rs`, `fault.rs`. It is a variant of its own in a box, so that ports without
+//! one are as they were. What it does with bursts and batches it does in its own file, and for all else it asks the inner driver.
+//!
 //! # What kinds to come need, and where it goes
 //! - *AF_XDP.* Frames of the UMEM are handed out as tails; `Received` is the span of the RX ring that they came from, and
 //!   `complete` moves it to the fill ring. Ring space, not a lock, says what is held. A ring that wants a system call after new
@@ -47,13 +51,16 @@ use vsteer_vhost::net::port::Rest;
 use vsteer_vhost::net::queue::KickPoller;
 
 use super::batch::Batch;
+use super::fault::{self, Fault};
 use super::guest::{self, Guest, GuestDraft, GuestError, GuestSpec};
 use super::pcap::{self, PcapDraft, PcapPort, PcapPortError, PcapSpec};
 use super::queue_set::QueueSet;
 use super::report::{DriverStatus, News};
 use super::tap::interface::TapError;
 use super::tap::{self, TapDraft, TapPort, TapSpec};
+use super::trace::{self, Trace, TraceError};
 use super::words::Words;
+use crate::config::PortSpec;
 use crate::config::error::Problem;
 use crate::config::inherited_socket::InheritedSocket;
 
@@ -217,6 +224,9 @@ pub enum OpenError {
     /// A capture or a recording cannot be had.
     #[error(transparent)]
     Pcap(#[from] PcapPortError),
+    /// The port cannot be traced.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
 }
 
 /// What a driver is told of its port.
@@ -243,7 +253,7 @@ pub struct Opened<D> {
 }
 
 impl<D> Opened<D> {
-    fn map<E>(self, wrap: impl FnOnce(D) -> E) -> Opened<E> {
+    pub(super) fn map<E>(self, wrap: impl FnOnce(D) -> E) -> Opened<E> {
         Opened { driver: wrap(self.driver), keeper: self.keeper }
     }
 }
@@ -252,19 +262,32 @@ impl<D> Opened<D> {
 ///
 /// # Errors
 /// As for `open`.
-pub fn check(spec: &KindSpec, mtu: Option<u16>) -> Result<(), OpenError> {
-    match spec {
-        KindSpec::VhostUser(spec) => Ok(guest::check(spec)?),
-        KindSpec::Tap(spec) => Ok(tap::check(spec, mtu)?),
-        KindSpec::Pcap(spec) => Ok(pcap::check(spec)?),
+pub fn check(spec: &PortSpec) -> Result<(), OpenError> {
+    match &spec.kind {
+        KindSpec::VhostUser(spec) => guest::check(spec)?,
+        KindSpec::Tap(kind) => tap::check(kind, spec.mtu)?,
+        KindSpec::Pcap(spec) => pcap::check(spec)?,
     }
+    spec.trace.as_ref().map_or(Ok(()), |file| trace::check(file))
 }
 
-/// Opens what `spec` asks for.
+/// Opens what `spec` asks for, within the wrappers that it asks for.
 ///
 /// # Errors
 /// What the operator can do about it.
-pub fn open(spec: &KindSpec, port: &Identity<'_>) -> Result<Opened<Driver>, OpenError> {
+pub fn open(spec: &PortSpec, port: &Identity<'_>) -> Result<Opened<Driver>, OpenError> {
+    let mut opened = open_kind(&spec.kind, port)?;
+    // The trace is next to the driver: it has what passes the other side of the port, faults and all.
+    if let Some(file) = &spec.trace {
+        opened = trace::wrap(opened, file, port)?;
+    }
+    Ok(match &spec.fault {
+        Some(faults) => fault::wrap(opened, faults, port),
+        None => opened,
+    })
+}
+
+fn open_kind(spec: &KindSpec, port: &Identity<'_>) -> Result<Opened<Driver>, OpenError> {
     match spec {
         KindSpec::VhostUser(spec) => Ok(guest::open(spec, port)?.map(Driver::VhostUser)),
         KindSpec::Tap(spec) => Ok(tap::open(spec, port)?.map(Driver::Tap)),
@@ -285,13 +308,18 @@ pub enum Driver {
     Tap(TapPort),
     /// A capture.
     Pcap(PcapPort),
+    /// Any of them, traced.
+    Trace(Box<Trace>),
+    /// Any of them, with faults on purpose.
+    Fault(Box<Fault>),
 }
 
 /// A worker's space to receive and transmit in, by any port.
 #[derive(Debug, Default)]
 pub struct Scratch {
     guest: guest::Scratch,
-    finisher: Finisher,
+    /// Also for wrappers.
+    pub(super) finisher: Finisher,
 }
 
 /// A burst that was received: holds the memory of its tails until the burst has left the switch.
@@ -304,6 +332,8 @@ pub enum Received<'a> {
     Tap(tap::Received<'a>),
     /// From a capture.
     Pcap(pcap::Received<'a>),
+    /// From any port with faults.
+    Fault(fault::Received<'a>),
 }
 
 impl Received<'_> {
@@ -314,6 +344,7 @@ impl Received<'_> {
             Received::VhostUser(received) => received.complete(),
             Received::Tap(received) => drop(received),
             Received::Pcap(received) => drop(received),
+            Received::Fault(received) => drop(received),
         }
     }
 }
@@ -326,6 +357,8 @@ impl Driver {
             Driver::VhostUser(guest) => guest.queues(),
             Driver::Tap(tap) => tap.queues(),
             Driver::Pcap(_) => 1,
+            Driver::Trace(trace) => trace.inner.queues(),
+            Driver::Fault(fault) => fault.inner.queues(),
         }
     }
 
@@ -335,6 +368,8 @@ impl Driver {
         match self {
             Driver::VhostUser(guest) => guest.live_queues(assigned),
             Driver::Tap(_) | Driver::Pcap(_) => assigned,
+            Driver::Trace(trace) => trace.inner.live_queues(assigned),
+            Driver::Fault(fault) => fault.live_queues(assigned),
         }
     }
 
@@ -354,6 +389,8 @@ impl Driver {
             }
             Driver::Tap(tap) => tap.receive(queue, burst, counters).map(Received::Tap),
             Driver::Pcap(pcap) => pcap.receive(burst, counters).map(Received::Pcap),
+            Driver::Trace(trace) => trace.receive(queue, burst, scratch, counters),
+            Driver::Fault(fault) => fault.receive(queue, burst, scratch, counters),
         }
     }
 
@@ -364,6 +401,8 @@ impl Driver {
             Driver::VhostUser(guest) => guest.live_queues(assigned),
             // Their packets lie in the kernel, or are copied as they are taken.
             Driver::Tap(_) | Driver::Pcap(_) => QueueSet::EMPTY,
+            Driver::Trace(trace) => trace.inner.queues_to_look_ahead(assigned),
+            Driver::Fault(fault) => fault.inner.queues_to_look_ahead(assigned),
         }
     }
 
@@ -373,6 +412,8 @@ impl Driver {
         match self {
             Driver::VhostUser(guest) => guest.look_ahead(queue),
             Driver::Tap(_) | Driver::Pcap(_) => (),
+            Driver::Trace(trace) => trace.inner.look_ahead(queue),
+            Driver::Fault(fault) => fault.inner.look_ahead(queue),
         }
     }
 
@@ -383,6 +424,8 @@ impl Driver {
             Driver::VhostUser(guest) => guest.transmit(batch, &mut scratch.guest, &mut scratch.finisher),
             Driver::Tap(tap) => tap.transmit(batch, &mut scratch.finisher),
             Driver::Pcap(pcap) => pcap.transmit(batch, &mut scratch.finisher),
+            Driver::Trace(trace) => trace.transmit(batch, scratch),
+            Driver::Fault(fault) => fault.transmit(batch, scratch),
         }
     }
 
@@ -393,6 +436,8 @@ impl Driver {
             // The descriptors are watched all the time.
             Driver::Tap(_) => Rest::Long,
             Driver::Pcap(pcap) => pcap.arm(),
+            Driver::Trace(trace) => trace.inner.arm(assigned),
+            Driver::Fault(fault) => fault.arm(assigned),
         }
     }
 
@@ -402,6 +447,8 @@ impl Driver {
             Driver::VhostUser(guest) => guest.resume(assigned),
             Driver::Tap(tap) => tap.resume(assigned),
             Driver::Pcap(pcap) => pcap.resume(),
+            Driver::Trace(trace) => trace.inner.resume(assigned),
+            Driver::Fault(fault) => fault.resume(assigned),
         }
     }
 }
@@ -414,6 +461,8 @@ impl Driver {
             Driver::VhostUser(guest) => guest.attach(queue, poller),
             Driver::Tap(tap) => tap.attach(queue, poller),
             Driver::Pcap(pcap) => pcap.attach(poller),
+            Driver::Trace(trace) => trace.attach(queue, poller),
+            Driver::Fault(fault) => fault.attach(queue, poller),
         }
     }
 
@@ -423,6 +472,8 @@ impl Driver {
             Driver::VhostUser(guest) => guest.detach(queue, poller),
             Driver::Tap(tap) => tap.detach(queue, poller),
             Driver::Pcap(pcap) => pcap.detach(poller),
+            Driver::Trace(trace) => trace.inner.detach(queue, poller),
+            Driver::Fault(fault) => fault.detach(queue, poller),
         }
     }
 
@@ -432,6 +483,8 @@ impl Driver {
             Driver::VhostUser(guest) => guest.status(),
             Driver::Tap(tap) => tap.status(),
             Driver::Pcap(pcap) => pcap.status(),
+            Driver::Trace(trace) => trace.status(),
+            Driver::Fault(fault) => fault.status(),
         }
     }
 
@@ -441,6 +494,8 @@ impl Driver {
             Driver::VhostUser(guest) => guest.take_news(),
             Driver::Tap(tap) => tap.take_news(),
             Driver::Pcap(pcap) => pcap.take_news(),
+            Driver::Trace(trace) => trace.inner.take_news(),
+            Driver::Fault(fault) => fault.inner.take_news(),
         }
     }
 }

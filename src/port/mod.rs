@@ -17,6 +17,12 @@ pub mod tap;
 /// Captures that are played, and recorded.
 pub mod pcap;
 
+/// A trace of any port, as a wrapper.
+pub mod trace;
+
+/// Faults on purpose at any port, as a wrapper.
+pub mod fault;
+
 /// Frames on their way out, and the work that a port leaves to software.
 pub mod batch;
 
@@ -155,7 +161,7 @@ impl OpenPort {
     /// # Errors
     /// As for `open`.
     pub fn check(spec: &PortSpec) -> Result<(), OpenError> {
-        driver::check(&spec.kind, spec.mtu)
+        driver::check(spec)
     }
 
     /// Opens the port numbered `id` for `workers` workers.
@@ -164,7 +170,7 @@ impl OpenPort {
     /// What the operator can do about it.
     pub fn open(id: PortId, spec: PortSpec, workers: usize) -> Result<Self, OpenError> {
         let identity = Identity { id, name: &spec.name, mtu: spec.mtu };
-        let Opened { driver, keeper } = driver::open(&spec.kind, &identity)?;
+        let Opened { driver, keeper } = driver::open(&spec, &identity)?;
         Ok(Self { port: Arc::new(Port::new(id, spec, driver, workers)), _keeper: keeper })
     }
 

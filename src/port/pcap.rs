@@ -29,7 +29,7 @@ use vsteer_vhost::net::queue::{KickPoller, same_poller};
 
 use super::batch::{Batch, Sink};
 use super::driver::{Identity, Opened};
-use super::recorder::{self, Output, OutputError, Recording, Tape};
+use super::recorder::{self, Format, Output, OutputError, Recording, Tape, Way};
 use super::report::{DriverStatus, Link, News};
 use super::rx_area::RxArea;
 use super::words::Words;
@@ -160,7 +160,7 @@ pub(super) fn check(spec: &PcapSpec) -> Result<(), PcapPortError> {
 pub(super) fn open(spec: &PcapSpec, port: &Identity<'_>) -> Result<Opened<PcapPort>, PcapPortError> {
     let Input { capture, reel, metadata } = Input::open(spec)?;
     let output = spec.out.as_ref().map(|out| Output::open(out, Some(&metadata))).transpose()?;
-    let recording = output.map(|output| output.record(port.name)).transpose()?;
+    let recording = output.map(|output| output.record(port.name, Format::Pcap)).transpose()?;
     let (tape, recording) = recording.unzip();
     let playing = Playing::start(Arc::clone(&reel), capture, spec.rate_pps, port.name)?;
     let driver = PcapPort { id: port.id, reel, tape, area: Mutex::new(RxArea::take()) };
@@ -312,7 +312,7 @@ impl Sink for Recorded<'_> {
     fn send<'f>(&mut self, frames: impl ExactSizeIterator<Item = Frame<'f>>) {
         let counters = self.batch.counters;
         for frame in frames {
-            if self.tape.is_none_or(|tape| tape.record(self.time_us, &frame)) {
+            if self.tape.is_none_or(|tape| tape.record(self.time_us, Way::Out, &frame)) {
                 counters.tx_pkts.add(1);
                 counters.tx_bytes.add(frame.len() as u64);
             } else {

@@ -22,9 +22,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_queue::ArrayQueue;
 use nix::unistd::{AccessFlags, access};
 use parking_lot::Mutex;
-use vsteer_switch::packet::Frame;
+use vsteer_switch::packet::{Checksum, Frame, GsoKind, Offload};
 
-use crate::pcap::PcapWriter;
+use crate::pcap::{PcapNgWriter, PcapWriter};
 
 /// Frames that wait to be written at most.
 const QUEUE_PKTS: usize = 1024;
@@ -135,15 +135,17 @@ impl Output {
         Ok(file)
     }
 
-    /// Starts the thread, for a port named `port`. It writes nothing before [`Tape::begin`].
+    /// Starts the thread, for a port named `port`, whose file has this format. It writes nothing before [`Tape::begin`].
     ///
     /// # Errors
     /// The thread cannot be made.
-    pub fn record(self, port: &str) -> io::Result<(Arc<Tape>, Recording)> {
-        let tape = Arc::new(Tape::new(&self.path));
+    pub fn record(self, port: &str, format: Format) -> io::Result<(Arc<Tape>, Recording)> {
+        let tape = Arc::new(Tape::new(&self.path, format.snap_bytes()));
         let thread = {
             let (tape, port) = (Arc::clone(&tape), port.to_owned());
-            thread::Builder::new().name(format!("rec-{port}")).spawn(move || run(self, &tape, &port))?
+            thread::Builder::new()
+                .name(format!("rec-{port}"))
+                .spawn(move || run(self, format, &tape, &port))?
         };
         // The thread that was just started is the first to be told.
         let _ = tape.thread.set(thread.thread().clone());
@@ -160,11 +162,94 @@ impl Drop for Output {
     }
 }
 
+/// What is written of the frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A pcap file of whole frames.
+    Pcap,
+    /// A pcapng file: which way each went, and what work on it is left to others.
+    PcapNg {
+        /// Bytes of each frame that are written.
+        snap_bytes: usize,
+    },
+}
+
+impl Format {
+    fn snap_bytes(self) -> usize {
+        match self {
+            Format::Pcap => usize::MAX,
+            Format::PcapNg { snap_bytes } => snap_bytes,
+        }
+    }
+}
+
+/// Which way a frame goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Way {
+    /// Into the switch.
+    #[default]
+    In,
+    /// Out of it.
+    Out,
+}
+
+/// A file in one of the formats.
+enum Encoder {
+    Pcap(PcapWriter<WholeFile>),
+    PcapNg(PcapNgWriter<WholeFile>),
+}
+
+impl Encoder {
+    fn begin(file: WholeFile, format: Format, port: &str) -> io::Result<Self> {
+        Ok(match format {
+            Format::Pcap => Encoder::Pcap(PcapWriter::begin(file)?),
+            Format::PcapNg { .. } => Encoder::PcapNg(PcapNgWriter::begin(file, port)?),
+        })
+    }
+
+    fn append(&mut self, record: &Record) -> io::Result<()> {
+        let Record { time_us, len, way, offload, bytes } = record;
+        match self {
+            Encoder::Pcap(writer) => writer.append(*time_us, *len, bytes),
+            Encoder::PcapNg(writer) => {
+                writer.append(*time_us, *len, bytes, *way == Way::In, &work_left(offload))
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Encoder::Pcap(writer) => writer.flush(),
+            Encoder::PcapNg(writer) => writer.flush(),
+        }
+    }
+}
+
+/// The work on a frame that is left to others, in words; empty if there is none.
+fn work_left(offload: &Offload) -> String {
+    let checksum = match offload.checksum {
+        Checksum::Unknown => None,
+        Checksum::Verified => Some("checksum verified".to_owned()),
+        Checksum::Partial { start, offset } => {
+            Some(format!("checksum to be completed from {start}, at {start}+{offset}"))
+        }
+    };
+    let segments = match offload.gso {
+        GsoKind::None => None,
+        GsoKind::TcpV4 | GsoKind::TcpV6 => {
+            Some(format!("TCP segments of {} bytes to be cut", offload.gso_size))
+        }
+    };
+    [checksum, segments].into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
 /// A frame on its way to the file.
 #[derive(Debug, Default)]
 struct Record {
     time_us: u64,
     len: u64,
+    way: Way,
+    offload: Offload,
     bytes: Vec<u8>,
 }
 
@@ -174,6 +259,8 @@ struct Record {
 /// Any worker may record at any time. A buffer is in one of two queues, or with whoever took it out.
 pub struct Tape {
     path: PathBuf,
+    /// Bytes of a frame that are recorded.
+    snap_bytes: usize,
     /// Recorded frames, in order.
     full: ArrayQueue<Record>,
     /// Buffers for the next ones. Both queues have room for all buffers there are.
@@ -201,7 +288,7 @@ pub fn now_us() -> u64 {
 }
 
 impl Tape {
-    fn new(path: &Path) -> Self {
+    fn new(path: &Path, snap_bytes: usize) -> Self {
         let spare = ArrayQueue::new(QUEUE_PKTS);
         for _ in 0..QUEUE_PKTS {
             let bytes = Vec::with_capacity(BUFFER_BYTES);
@@ -210,6 +297,7 @@ impl Tape {
         }
         Self {
             path: path.to_owned(),
+            snap_bytes,
             full: ArrayQueue::new(QUEUE_PKTS),
             spare,
             thread: OnceLock::new(),
@@ -230,11 +318,13 @@ impl Tape {
 
     /// Copies `frame`; false if too many wait for the disk already. [`flush`](Self::flush) follows the last of a batch.
     #[inline]
-    pub fn record(&self, time_us: u64, frame: &Frame<'_>) -> bool {
+    pub fn record(&self, time_us: u64, way: Way, frame: &Frame<'_>) -> bool {
         let Some(mut record) = self.spare.pop() else { return false };
         record.time_us = time_us;
         record.len = frame.len() as u64;
-        copy_frame(frame, &mut record.bytes);
+        record.way = way;
+        record.offload = *frame.offload;
+        copy_start(frame, self.snap_bytes, &mut record.bytes);
         // It cannot be full: see `full`.
         self.full.push(record).is_ok()
     }
@@ -277,12 +367,19 @@ impl Tape {
     }
 }
 
+/// Replaces what is in `bytes` by the first of `frame`, at most `most`.
+fn copy_start(frame: &Frame<'_>, most: usize, bytes: &mut Vec<u8>) {
+    bytes.clear();
+    let head = &frame.head[..frame.head.len().min(most)];
+    bytes.extend_from_slice(head);
+    let tail = frame.tail.slice(0, most - head.len());
+    bytes.resize(head.len() + tail.len(), 0);
+    tail.copy_to(&mut bytes[head.len()..]);
+}
+
 /// Replaces what is in `bytes` by the bytes of `frame`.
 pub fn copy_frame(frame: &Frame<'_>, bytes: &mut Vec<u8>) {
-    bytes.clear();
-    bytes.extend_from_slice(frame.head);
-    bytes.resize(frame.len(), 0);
-    frame.tail.copy_to(&mut bytes[frame.head.len()..]);
+    copy_start(frame, usize::MAX, bytes);
 }
 
 /// A recording; dropping it writes what waits, and ends the thread.
@@ -312,7 +409,7 @@ impl Drop for Recording {
 }
 
 /// The thread: writes what is recorded on `tape` to `output`.
-fn run(mut output: Output, tape: &Tape, port: &str) {
+fn run(mut output: Output, format: Format, tape: &Tape, port: &str) {
     while !tape.has_begun.load(Ordering::SeqCst) {
         if tape.is_ending.load(Ordering::SeqCst) {
             return;
@@ -321,15 +418,16 @@ fn run(mut output: Output, tape: &Tape, port: &str) {
     }
     output.is_unused = false;
     let file = tape.path.display();
-    let mut writer = match output.file.try_clone().and_then(|file| PcapWriter::begin(WholeFile::new(file))) {
-        Ok(writer) => writer,
-        Err(error) => {
-            let fault = format!("{file} is not written: {error}; delete the port and add it again");
-            tracing::error!(port, fault, "nothing is recorded");
-            *tape.fault.lock() = Some(fault);
-            return;
-        }
-    };
+    let mut writer =
+        match output.file.try_clone().and_then(|file| Encoder::begin(WholeFile::new(file), format, port)) {
+            Ok(writer) => writer,
+            Err(error) => {
+                let fault = format!("{file} is not written: {error}; delete the port and add it again");
+                tracing::error!(port, fault, "nothing is recorded");
+                *tape.fault.lock() = Some(fault);
+                return;
+            }
+        };
     // The head of the file is something to write, too.
     let (mut waiting, mut is_due) = (0, true);
     loop {
@@ -342,7 +440,7 @@ fn run(mut output: Output, tape: &Tape, port: &str) {
             bytes += record.bytes.len();
             waiting += 1;
             // Appending goes to memory, and cannot fail.
-            let _ = writer.append(record.time_us, record.len, &record.bytes);
+            let _ = writer.append(&record);
             // It cannot be full: see `Tape::spare`.
             let _ = tape.spare.push(record);
             is_due = true;
@@ -431,7 +529,7 @@ mod tests {
     use crate::pcap::Capture;
 
     fn record(tape: &Tape, bytes: &[u8]) -> bool {
-        tape.record(7, &Frame { head: bytes, tail: Tail::EMPTY, offload: &Offload::NONE })
+        tape.record(7, Way::Out, &Frame { head: bytes, tail: Tail::EMPTY, offload: &Offload::NONE })
     }
 
     fn packets(path: &Path) -> Vec<Vec<u8>> {
@@ -448,7 +546,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
         fs::write(&path, [b'x'; 5000]).unwrap();
-        let (tape, recording) = Output::open(&path, None).unwrap().record("p").unwrap();
+        let (tape, recording) = Output::open(&path, None).unwrap().record("p", Format::Pcap).unwrap();
         tape.begin();
         let frames: Vec<Vec<u8>> = (0..300).map(|n| vec![u8::try_from(n % 256).unwrap(); 60 + n]).collect();
         assert!(frames.iter().all(|frame| record(&tape, frame)));
@@ -458,12 +556,51 @@ mod tests {
     }
 
     #[test]
+    fn pcapng_says_the_way_and_the_work_that_is_left_and_cuts_long_frames() {
+        use pcap_file::pcapng::blocks::Block;
+        use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
+        use pcap_file::pcapng::blocks::opt_common::CommonOption;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let output = Output::open(&path, None).unwrap();
+        let (tape, recording) = output.record("p", Format::PcapNg { snap_bytes: 100 }).unwrap();
+        tape.begin();
+        let checksum = Checksum::Partial { start: 34, offset: 16 };
+        let left = Offload { checksum, gso: GsoKind::TcpV4, gso_size: 1448, ..Offload::NONE };
+        let bytes: Vec<u8> = (0..200).collect();
+        let frame = |offload| Frame { head: &bytes, tail: Tail::EMPTY, offload };
+        assert!(tape.record(1_500_000_000_000_001, Way::In, &frame(&left)));
+        assert!(tape.record(1_500_000_000_000_002, Way::Out, &frame(&Offload::NONE)));
+        drop(recording);
+        assert_eq!(packets(&path), [&bytes[..100], &bytes[..100]]);
+
+        let mut reader = pcap_file::pcapng::PcapNgReader::new(File::open(&path).unwrap()).unwrap();
+        let mut seen = Vec::new();
+        while let Some(block) = reader.next_block() {
+            if let Block::EnhancedPacket(packet) = block.unwrap().0 {
+                let (mut flags, mut comment) = (None, String::new());
+                for option in &packet.options {
+                    match option {
+                        EnhancedPacketOption::Flags(word) => flags = Some(*word),
+                        EnhancedPacketOption::Common(CommonOption::Comment(text)) => comment += text,
+                        other => panic!("{other:?}"),
+                    }
+                }
+                seen.push((packet.timestamp.subsec_micros(), packet.original_len, flags, comment));
+            }
+        }
+        let work = "checksum to be completed from 34, at 34+16; TCP segments of 1448 bytes to be cut";
+        assert_eq!(seen, [(1, 200, Some(1), work.to_owned()), (2, 200, Some(2), String::new())]);
+    }
+
+    #[test]
     fn recording_that_never_begins_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let (old, new) = (folder.path().join("old"), folder.path().join("new"));
         fs::write(&old, "precious").unwrap();
         for path in [&old, &new] {
-            drop(Output::open(path, None).unwrap().record("p").unwrap());
+            drop(Output::open(path, None).unwrap().record("p", Format::Pcap).unwrap());
         }
         assert_eq!(fs::read(&old).unwrap(), b"precious");
         assert!(!new.exists());
@@ -472,7 +609,8 @@ mod tests {
     #[test]
     fn frames_that_the_disk_does_not_take_in_time_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let (tape, _recording) = Output::open(&folder.path().join("out"), None).unwrap().record("p").unwrap();
+        let (tape, _recording) =
+            Output::open(&folder.path().join("out"), None).unwrap().record("p", Format::Pcap).unwrap();
         // It has not begun, so nobody writes.
         assert!((0..QUEUE_PKTS).all(|_| record(&tape, &[1; 60])));
         assert!(!record(&tape, &[1; 60]));

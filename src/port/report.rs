@@ -38,6 +38,18 @@ pub struct DriverStatus {
     pub live_queues: usize,
 }
 
+impl DriverStatus {
+    /// The same, with what a wrapper is at behind what the driver is at.
+    #[must_use]
+    pub fn with_activity(self, text: String) -> Self {
+        let activity = match self.activity {
+            Some(activity) => format!("{activity}; {text}"),
+            None => text,
+        };
+        Self { activity: Some(activity), ..self }
+    }
+}
+
 /// Whether packets can pass a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Link {

@@ -141,7 +141,7 @@ fn subtables(c: &mut Criterion) {
         let mut keys = Vec::new();
         for number in 0..1024_u16 {
             let mut mask = Mask::default();
-            mask.0.in_port = u32::MAX;
+            (mask.0.in_port, mask.0.recirc_id) = (u32::MAX, u32::MAX.into());
             mask.0.eth_dst = [0xff; 6];
             mask.0.eth_src = [0xff; 6];
             mask.0.vlan[0].tci = (0x0fff | (number % count) << 12).into();
@@ -154,6 +154,7 @@ fn subtables(c: &mut Criterion) {
                 source: None,
                 seen: Seen::default(),
                 rules: Box::default(),
+                resumes: None,
             };
             classifier.insert(&Arc::new(Megaflow::new(u64::from(number), 0, spec)));
             keys.push(key);

@@ -90,6 +90,7 @@ impl Switch {
             source: translation.learn,
             seen: state.generations(),
             rules: translation.rules.into(),
+            resumes: None,
         };
         Arc::new(Megaflow::new(number.into(), 0, spec))
     }

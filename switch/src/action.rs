@@ -3,15 +3,17 @@
 //! Actions run in order, on one head: an edit changes what every later output sends, and what earlier outputs sent stays
 //! as it was. The slow path makes them once per megaflow, the pipeline runs them per packet.
 //!
-//! An action is six bytes, so that the usual verdict is half a cache line. What does not fit, the bits of a rewrite, lies
-//! beside the list, and the action names it by index.
+//! An action is six bytes, so that the usual verdict is half a cache line. What does not fit, such as the bits of a rewrite,
+//! is an operand: it lies beside the list, and the action names it by index.
 
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 
 use crate::drop_reason::DropReason;
 use crate::edit::rewrite::Rewrite;
 use crate::port::PortId;
+use crate::recirculation::Recirculation;
 use crate::wire::vlan::{VlanId, VlanTag};
 
 /// A copy of a packet for whoever listens.
@@ -36,23 +38,38 @@ pub enum Action {
     SetVlan(VlanId),
     /// Overwrite header bits: those of [`Actions::rewrite`] at this index.
     Rewrite(u16),
+    /// Have the packet as it is now go through the switch again, for [`Actions::recirculation`] at this index.
+    Recirculate(u16),
     /// Hand out a copy of the packet as it is now.
     Punt(Punt),
     /// Count the packet as dropped, even if a mirror got a copy of it; the last action.
     Drop(DropReason),
 }
 
+/// What an action works with and cannot hold itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a packet that is rewritten should not have to follow another pointer"
+)]
+pub enum Operand {
+    /// Of [`Action::Rewrite`].
+    Rewrite(Rewrite),
+    /// Of [`Action::Recirculate`].
+    Recirculate(Arc<Recirculation>),
+}
+
 /// Actions that fit in a verdict without memory of their own.
 const INLINE: usize = 4;
-/// As many beside the pointer to a rewrite: what routes a packet takes no more.
-const INLINE_REWRITING: usize = 3;
+/// As many beside the pointer to an operand: what routes a packet takes no more.
+const INLINE_WITH_OPERAND: usize = 3;
 
 /// The actions of a verdict; at least one, as a packet without any is a drop and has a reason.
 ///
 /// Up to four lie in place: forwarding a packet then reads one cache line of its megaflow and nothing behind it.
 ///
 /// # Invariants
-/// 1. Every [`Action::Rewrite`] in the list names a rewrite that is there.
+/// 1. Every action in the list that has an operand names one of its kind that is there.
 #[derive(Clone)]
 pub struct Actions(Store);
 
@@ -62,11 +79,11 @@ enum Store {
         len: u8,
         actions: [Action; INLINE],
     },
-    /// A single rewrite, one step away.
-    Rewriting {
+    /// A single operand, one step away.
+    WithOperand {
         len: u8,
-        actions: [Action; INLINE_REWRITING],
-        rewrite: Box<Rewrite>,
+        actions: [Action; INLINE_WITH_OPERAND],
+        operand: Box<Operand>,
     },
     Heap(Box<Program>),
 }
@@ -74,35 +91,42 @@ enum Store {
 #[derive(Clone)]
 struct Program {
     actions: Box<[Action]>,
-    rewrites: Box<[Rewrite]>,
+    operands: Box<[Operand]>,
 }
 
 impl Actions {
-    /// These actions, none of which rewrites, or `None` if there are none.
+    /// These actions, none of which has an operand, or `None` if there are none.
     pub fn new(actions: &[Action]) -> Option<Self> {
-        Self::with_rewrites(actions, Vec::new())
+        Self::with_operands(actions, Vec::new())
     }
 
     /// These actions, or `None` if there are none.
     ///
     /// # Panics
-    /// If an [`Action::Rewrite`] names none of `rewrites`.
-    pub fn with_rewrites(actions: &[Action], mut rewrites: Vec<Rewrite>) -> Option<Self> {
+    /// If an action names an operand that is not there, or of another kind.
+    pub fn with_operands(actions: &[Action], mut operands: Vec<Operand>) -> Option<Self> {
         let first = *actions.first()?;
+        let operand = |index: u16| operands.get(usize::from(index));
         let is_there = |action: &Action| match *action {
-            Action::Rewrite(index) => usize::from(index) < rewrites.len(),
-            _ => true,
+            Action::Rewrite(index) => matches!(operand(index), Some(Operand::Rewrite(_))),
+            Action::Recirculate(index) => matches!(operand(index), Some(Operand::Recirculate(_))),
+            Action::Output(_)
+            | Action::PushVlan(_)
+            | Action::PopVlan
+            | Action::SetVlan(_)
+            | Action::Punt(_)
+            | Action::Drop(_) => true,
         };
         assert!(actions.iter().all(is_there), "invariant 1");
         let len = u8::try_from(actions.len()).unwrap_or(u8::MAX);
-        Some(Self(match (actions.len(), rewrites.len()) {
+        Some(Self(match (actions.len(), operands.len()) {
             (..=INLINE, 0) => Store::Inline { len, actions: inline(first, actions) },
-            (..=INLINE_REWRITING, 1) => Store::Rewriting {
+            (..=INLINE_WITH_OPERAND, 1) => Store::WithOperand {
                 len,
                 actions: inline(first, actions),
-                rewrite: Box::new(rewrites.remove(0)),
+                operand: Box::new(operands.remove(0)),
             },
-            _ => Store::Heap(Box::new(Program { actions: actions.into(), rewrites: rewrites.into() })),
+            _ => Store::Heap(Box::new(Program { actions: actions.into(), operands: operands.into() })),
         }))
     }
 
@@ -114,18 +138,44 @@ impl Actions {
     /// The rewrite that an [`Action::Rewrite`] of this list names.
     #[inline]
     pub fn rewrite(&self, index: u16) -> Option<&Rewrite> {
-        match &self.0 {
-            Store::Inline { .. } => None,
-            Store::Rewriting { rewrite, .. } => (index == 0).then_some(rewrite),
-            Store::Heap(program) => program.rewrites.get(usize::from(index)),
+        match self.operand(index)? {
+            Operand::Rewrite(rewrite) => Some(rewrite),
+            Operand::Recirculate(_) => None,
         }
     }
 
-    fn rewrites(&self) -> &[Rewrite] {
+    /// The recirculation that an [`Action::Recirculate`] of this list names.
+    #[inline]
+    pub fn recirculation(&self, index: u16) -> Option<&Arc<Recirculation>> {
+        match self.operand(index)? {
+            Operand::Recirculate(recirculation) => Some(recirculation),
+            Operand::Rewrite(_) => None,
+        }
+    }
+
+    #[inline]
+    fn operand(&self, index: u16) -> Option<&Operand> {
+        match &self.0 {
+            Store::Inline { .. } => None,
+            Store::WithOperand { operand, .. } => (index == 0).then_some(operand),
+            Store::Heap(program) => program.operands.get(usize::from(index)),
+        }
+    }
+
+    fn operands(&self) -> &[Operand] {
         match &self.0 {
             Store::Inline { .. } => &[],
-            Store::Rewriting { rewrite, .. } => std::slice::from_ref(rewrite),
-            Store::Heap(program) => &program.rewrites,
+            Store::WithOperand { operand, .. } => std::slice::from_ref(operand),
+            Store::Heap(program) => &program.operands,
+        }
+    }
+
+    /// The operands, to put others of their kinds in their places.
+    pub(crate) fn operands_mut(&mut self) -> &mut [Operand] {
+        match &mut self.0 {
+            Store::Inline { .. } => &mut [],
+            Store::WithOperand { operand, .. } => std::slice::from_mut(operand),
+            Store::Heap(program) => &mut program.operands,
         }
     }
 }
@@ -144,7 +194,7 @@ impl Deref for Actions {
     fn deref(&self) -> &[Action] {
         match &self.0 {
             Store::Inline { len, actions } => &actions[..usize::from(*len)],
-            Store::Rewriting { len, actions, .. } => &actions[..usize::from(*len)],
+            Store::WithOperand { len, actions, .. } => &actions[..usize::from(*len)],
             Store::Heap(program) => &program.actions,
         }
     }
@@ -152,7 +202,7 @@ impl Deref for Actions {
 
 impl PartialEq for Actions {
     fn eq(&self, other: &Self) -> bool {
-        self[..] == other[..] && self.rewrites() == other.rewrites()
+        self[..] == other[..] && self.operands() == other.operands()
     }
 }
 
@@ -163,7 +213,7 @@ impl fmt::Debug for Actions {
         let mut list = f.debug_list();
         for action in self.iter() {
             match action {
-                Action::Rewrite(index) => list.entry(&self.rewrite(*index)),
+                Action::Rewrite(index) | Action::Recirculate(index) => list.entry(&self.operand(*index)),
                 _ => list.entry(action),
             };
         }
@@ -190,6 +240,10 @@ mod tests {
         assert!(size_of::<Verdict>() <= 32);
     }
 
+    fn operands(rewrites: &[&Rewrite]) -> Vec<Operand> {
+        rewrites.iter().map(|&rewrite| Operand::Rewrite(rewrite.clone())).collect()
+    }
+
     #[test]
     fn rewrites_are_found_however_many_actions_there_are() {
         let fields = FlowKey { eth_dst: [2, 0, 0, 0, 0, 1], ..FlowKey::default() };
@@ -198,14 +252,14 @@ mod tests {
         for outputs in 1..6 {
             let mut list = vec![Action::Rewrite(0)];
             list.extend((0..outputs).map(|n| Action::Output(PortId::new(n).unwrap())));
-            let actions = Actions::with_rewrites(&list, vec![rewrite.clone()]).unwrap();
+            let actions = Actions::with_operands(&list, operands(&[&rewrite])).unwrap();
             assert_eq!(actions[..], list[..]);
             assert_eq!(actions.rewrite(0), Some(&rewrite));
             assert_eq!(actions.rewrite(1), None);
-            let different = Actions::with_rewrites(&list, vec![other.clone()]).unwrap();
+            let different = Actions::with_operands(&list, operands(&[&other])).unwrap();
             assert_ne!(actions, different, "the same list, but other bits");
             list.push(Action::Rewrite(1));
-            let actions = Actions::with_rewrites(&list, vec![rewrite.clone(), other.clone()]).unwrap();
+            let actions = Actions::with_operands(&list, operands(&[&rewrite, &other])).unwrap();
             assert_eq!((actions.rewrite(0), actions.rewrite(1)), (Some(&rewrite), Some(&other)));
         }
     }

@@ -673,7 +673,7 @@ mod tests {
     /// One of a few masks; the key under it names the mask too, so that flows are disjoint.
     fn flow(id: u64, shape: u8, value: u8) -> Arc<Megaflow> {
         let mut mask = Mask::default();
-        mask.0.in_port = u32::MAX;
+        (mask.0.in_port, mask.0.recirc_id) = (u32::MAX, u32::MAX.into());
         mask.0.eth_type = u16::MAX.into();
         match shape {
             0 => mask.0.eth_dst = [0xff; 6],
@@ -689,6 +689,7 @@ mod tests {
             source: None,
             seen: Seen::default(),
             rules: Box::default(),
+            resumes: None,
         };
         Arc::new(Megaflow::new(id, 0, spec))
     }

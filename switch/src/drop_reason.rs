@@ -69,6 +69,9 @@ drop_reasons! {
     ResubmitTooDeep => "resubmit_too_deep",
     /// Ingress: rules resubmit the packet more than 4096 times.
     TooManyResubmits => "too_many_resubmits",
+    /// Ingress: rules send the packet through the switch more than 16 times, or make more than 1024 copies of a burst's packets
+    /// that go through it again.
+    TooManyPasses => "too_many_passes",
     /// Ingress: rules push more than 4096 numbers onto the packet's stack.
     StackTooDeep => "stack_too_deep",
     /// Ingress: the rules do more with the packet than a verdict holds.
@@ -77,6 +80,10 @@ drop_reasons! {
     MirrorPort => "mirror_port",
     /// Ingress: the port sent more packets without a megaflow than its budget of upcalls allows.
     UpcallBudget => "upcall_budget",
+    /// Ingress: the port's `fault=` says that packets vanish at random.
+    InjectedRx => "injected_rx",
+    /// Egress: the port's `fault=` says that packets vanish at random.
+    InjectedTx => "injected_tx",
     /// Egress: the port was removed after the decision.
     PortGone => "port_gone",
     /// Egress: the guest is not connected, or has not started the queue.

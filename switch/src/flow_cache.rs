@@ -17,6 +17,10 @@
 //!    used twice, by any port, so a generation also stands for the port in the key.
 //! 4. A megaflow joins without widening the union: it is disjoint from the living ones, so no entry of theirs is wrong.
 //!
+//! The one bit of masks that unions leave out is that they all look at the pass: while a port's packets pass only once it tells
+//! none of them apart, and costs a word of each. Before the first packet of such a port is looked up for a second pass, the
+//! union must begin to tell passes apart, or that packet would be given the verdict of its first.
+//!
 //! A union that is wider than needed is merely slow; one that lacks a bit of one flow's mask misroutes.
 //!
 //! # Source
@@ -26,15 +30,13 @@
 use std::hash::{BuildHasher, RandomState};
 
 use zerocopy::FromZeros;
+use zerocopy::byteorder::big_endian::U32;
 
 use crate::flow::key::{Depth, FlowKey, Mask};
 use crate::flow_table::FlowRef;
 use crate::hash;
 use crate::port::{MAX_PORTS, PortId};
 use crate::prefetch::prefetch;
-
-/// Words of a key besides the first, which holds nothing but the ingress port.
-const KEY_WORDS: usize = FlowKey::WORDS - 1;
 
 /// Most words that an entry holds; a port whose union needs more is not cached.
 const ENTRY_WORDS: usize = 12;
@@ -49,15 +51,16 @@ const FIRST_ENTRIES: usize = 8192;
 /// than entries, replacing each time would cost every packet a miss and a write; rarely, the busy flows stay.
 const REPLACE_ONE_IN: u32 = 16;
 
-/// The words of a packet that matter at its port, and their hash.
+/// The words of a packet that matter at its port, and their hash. The first word of a key, the port and the pass, is one of
+/// them only where passes are told apart.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RelevantWords {
-    pub(crate) words: [u64; KEY_WORDS],
+    pub(crate) words: [u64; FlowKey::WORDS],
     pub(crate) hash: u64,
 }
 
 impl RelevantWords {
-    pub(crate) const NONE: RelevantWords = RelevantWords { words: [0; KEY_WORDS], hash: 0 };
+    pub(crate) const NONE: RelevantWords = RelevantWords { words: [0; FlowKey::WORDS], hash: 0 };
 
     /// Fills in the hash of the first `count` words.
     #[inline]
@@ -77,18 +80,46 @@ fn same(one: &[u64], other: &[u64]) -> bool {
 ///
 /// # Invariants
 /// 1. `mask` covers the mask of every megaflow of the port.
-/// 2. `select[..count]` names the non-zero words of `mask` but the first, and holds their masks.
+/// 2. `select[..count]` names the non-zero words of `mask` and holds their masks; of the first word only if `tells_passes`.
+/// 3. `tells_passes` before a packet of the port is looked up that is not on its first pass.
 #[derive(Debug)]
 pub(crate) struct Union {
     mask: Mask,
     depth: Depth,
-    select: [(u8, u64); KEY_WORDS],
+    has_metadata: bool,
+    tells_passes: bool,
+    select: [(u8, u64); FlowKey::WORDS],
     count: usize,
 }
 
 impl Union {
     pub(crate) fn new() -> Self {
-        Self { mask: Mask::default(), depth: Depth::Link, select: [(0, 0); KEY_WORDS], count: 0 }
+        Self {
+            mask: Mask::default(),
+            depth: Depth::Link,
+            has_metadata: false,
+            tells_passes: false,
+            select: [(0, 0); FlowKey::WORDS],
+            count: 0,
+        }
+    }
+
+    /// Whether the port's megaflows look at what the switch knows about a packet by itself, beside its port and pass.
+    #[inline]
+    pub(crate) fn has_metadata(&self) -> bool {
+        self.has_metadata
+    }
+
+    /// Whether packets on different passes differ in the words that matter.
+    pub(crate) fn tells_passes(&self) -> bool {
+        self.tells_passes
+    }
+
+    /// Tells passes apart from now on.
+    pub(crate) fn tell_passes(&mut self) {
+        self.tells_passes = true;
+        self.mask.0.recirc_id = U32::MAX_VALUE;
+        self.select_words();
     }
 
     /// How deep the keys of the port's packets must be filled.
@@ -122,12 +153,18 @@ impl Union {
             return false;
         }
         self.depth = self.mask.depth();
+        self.has_metadata = self.mask.has_metadata();
+        self.select_words();
+        true
+    }
+
+    fn select_words(&mut self) {
         self.count = 0;
-        for (at, &word) in (0_u8..).zip(self.mask.0.words()).skip(1).filter(|&(_, &word)| word != 0) {
+        let first = usize::from(!self.tells_passes);
+        for (at, &word) in (0_u8..).zip(self.mask.0.words()).skip(first).filter(|&(_, &word)| word != 0) {
             self.select[self.count] = (at, word);
             self.count += 1;
         }
-        true
     }
 
     /// Picks the words that matter from a key that is filled to [`depth`](Self::depth).
@@ -454,6 +491,23 @@ mod tests {
         cache.grow_if_crowded();
         assert_eq!(cache.len(), FIRST_ENTRIES);
         assert_eq!(FlowCache::new(0).len(), 0);
+    }
+
+    #[test]
+    fn union_that_tells_passes_picks_the_pass() {
+        let mut union = union_of(3);
+        let (mut key, mut words, mut others) = (FlowKey::default(), RelevantWords::NONE, RelevantWords::NONE);
+        union.pick(&key, &mut words);
+        key.recirc_id = 1.into();
+        assert!(union.pick_beside(&key, &words, &mut others), "passes are not told apart");
+        union.tell_passes();
+        assert_eq!((union.count(), union.tells_passes()), (4, true));
+        union.pick(&FlowKey::default(), &mut words);
+        assert!(!union.pick_beside(&key, &words, &mut others));
+        let mut mask = Mask::default();
+        mask.0.tp_src = 1.into();
+        assert!(union.widen(&mask));
+        assert_eq!(union.count(), 5, "they still are");
     }
 
     #[test]

@@ -52,6 +52,9 @@ pub mod bridge;
 /// Verdicts and actions.
 pub mod action;
 
+/// What is left to do with a packet that goes through the switch again.
+pub mod recirculation;
+
 /// Edits of packet heads: VLAN tags, header fields, checksums.
 pub mod edit;
 

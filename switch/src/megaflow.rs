@@ -3,13 +3,14 @@
 //! The slow path makes it, the worker that asked installs it in its own tables and counts its packets there, and the
 //! revalidator keeps a reference to age it and to translate it again when something changed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use crate::action::Verdict;
 use crate::flow::key::{FlowKey, Mask};
 use crate::port::PortId;
 use crate::prefetch::prefetch;
+use crate::recirculation::Recirculation;
 use crate::rule::entry::Rule;
 use crate::state::Seen;
 use crate::wire::MacAddr;
@@ -44,7 +45,7 @@ pub struct FlowStats {
 /// # Invariants
 /// 1. `key` is that of the packet it was made for, whole, so that translating it again goes the same way: a key with the
 ///    unmasked bits taken out gets the same verdict, but its way may look at other bits.
-/// 2. `mask` covers the whole ingress port, so a megaflow belongs to one port.
+/// 2. `mask` covers the whole ingress port and the pass, so a megaflow belongs to one port and one pass.
 /// 3. A megaflow goes from live to dead to retired, and never back.
 /// 4. The counters of a retired megaflow are final.
 ///
@@ -75,6 +76,7 @@ pub struct Megaflow {
     seen: Seen,
     source: Option<Source>,
     rules: Box<[Arc<Rule>]>,
+    resumes: Option<Weak<Recirculation>>,
 }
 
 /// The table that finds the packets of a megaflow.
@@ -106,13 +108,15 @@ pub struct MegaflowSpec {
     pub seen: Seen,
     /// The rules that led to it, once for each time they matched, misses of tables included.
     pub rules: Box<[Arc<Rule>]>,
+    /// What its packets came back for, if they are not on their first pass.
+    pub resumes: Option<Weak<Recirculation>>,
 }
 
 impl Megaflow {
     /// A living megaflow. `id` is unique among all workers: see [`id`](Self::id).
     pub fn new(id: u64, now_ms: u64, spec: MegaflowSpec) -> Self {
-        let MegaflowSpec { mask, key, verdict, source, seen, rules } = spec;
-        debug_assert_eq!(mask.0.in_port, u32::MAX, "invariant 2");
+        let MegaflowSpec { mask, key, verdict, source, seen, rules, resumes } = spec;
+        debug_assert_eq!(mask.0.words()[0], u64::MAX, "invariant 2");
         Self {
             verdict,
             packets: AtomicU64::new(0),
@@ -128,6 +132,7 @@ impl Megaflow {
             seen,
             source,
             rules,
+            resumes,
         }
     }
 
@@ -195,6 +200,12 @@ impl Megaflow {
     /// their place without a change of the verdict; the [registry](crate::revalidate::registry) knows.
     pub fn rules(&self) -> &[Arc<Rule>] {
         &self.rules
+    }
+
+    /// What its packets came back for, if they are not on their first pass. It goes with the last megaflow that leads to it,
+    /// and with it the use of this one.
+    pub fn resumes(&self) -> Option<&Weak<Recirculation>> {
+        self.resumes.as_ref()
     }
 
     /// The table that finds its packets, as of the last one that the exact-match cache did not know.

@@ -473,6 +473,16 @@ impl Packet {
         }
     }
 
+    /// Becomes another packet, whose tail is `tail` of this one's burst.
+    fn copy_from(&mut self, other: &Packet, tail: TailRange) {
+        (self.in_port, self.start, self.head_len) = (other.in_port, other.start, other.head_len);
+        (self.offload, self.tail) = (other.offload, tail);
+        if other.start & EXTENDED != 0 {
+            self.reserve_long_head();
+        }
+        self.head_mut().copy_from_slice(other.head());
+    }
+
     /// Moves the next bytes of `tail`, which is this packet's, to the end of its head, so that the head has `len` bytes or is
     /// the whole packet.
     fn extend_head(&mut self, tail: &mut Tail<'_>, len: usize) {
@@ -603,6 +613,42 @@ impl Burst {
             Tail { segments: &self.segments[first as usize..], skip: skip as usize, len: len as usize }
         };
         Frame { head: packet.head(), tail, offload: &packet.offload }
+    }
+
+    /// The segments that the tail of the packet at `index` lies in.
+    fn tail_segments(&self, index: usize) -> &[Segment] {
+        let TailRange { first, skip, len } = self.packets()[index].tail;
+        let segments = &self.segments[first as usize..];
+        let mut left = if len == 0 { 0 } else { skip as usize + len as usize };
+        let count = segments.iter().take_while(|segment| {
+            let is_in = left > 0;
+            left = left.saturating_sub(segment.len());
+            is_in
+        });
+        &segments[..count.count()]
+    }
+
+    /// Whether a copy of the packet at `index` of another burst fits.
+    pub(crate) fn has_room_for_copy(&self, from: &Burst, index: usize) -> bool {
+        self.spare_packets() > 0 && from.tail_segments(index).len() <= self.spare_segments()
+    }
+
+    /// Appends a copy of the packet at `index` of another burst: its head is copied, its tail is not.
+    ///
+    /// # Panics
+    /// If it does not fit.
+    ///
+    /// # Safety
+    /// 1. This burst is cleared before the one is that a port filled, which the packet or what it is a copy of lies in.
+    pub(crate) unsafe fn push_copy(&mut self, from: &Burst, index: usize) {
+        assert!(self.has_room_for_copy(from, index));
+        let original = &from.packets()[index];
+        #[allow(clippy::cast_possible_truncation, reason = "bounded by SEGMENTS")]
+        let tail = TailRange { first: self.segments.len() as u32, ..original.tail };
+        // Segment invariant 1 holds here, too, as the memory stays until the port's burst is cleared (condition 1).
+        self.segments.extend_from_slice(from.tail_segments(index));
+        self.packets[self.count].copy_from(original, tail);
+        self.count += 1;
     }
 
     /// Moves more of the tail of the packet at `index` to its head: 2 KiB at first, then all of it. False if there is no more.
@@ -742,6 +788,32 @@ mod tests {
         assert!(packet.push_front::<4>().is_none());
         assert!(packet.head()[HEADROOM..] == frame);
         assert!(!loaded.burst.extend_head(0));
+    }
+
+    #[test]
+    fn copy_of_a_packet_is_the_packet_and_changes_by_itself() {
+        for len in [1, 192, 193, 2049, 9000] {
+            let frame = counting(len);
+            let mut loaded = load(&frame, Offload { gso_size: 7, ..Offload::NONE }, &[100, 17]);
+            let mut copies = Burst::new();
+            for extend in [false, true] {
+                if extend {
+                    loaded.burst.extend_head(0);
+                }
+                // SAFETY: the copies are cleared below, before the burst is (condition 1).
+                unsafe { copies.push_copy(&loaded.burst, 0) };
+                // SAFETY: the same.
+                unsafe { copies.push_copy(&loaded.burst, 0) };
+                copies.packets_mut()[1].push_front::<4>().unwrap().copy_from_slice(&[9; 4]);
+                assert!(bytes_of(&copies.frame(0)) == frame, "{len} bytes");
+                assert!(bytes_of(&copies.frame(1)) == [&[9; 4][..], &frame].concat());
+                assert!(bytes_of(&loaded.burst.frame(0)) == frame);
+                assert_eq!(copies.packets()[0].offload.gso_size, 7);
+                while copies.extend_head(0) {}
+                assert!(copies.packets()[0].head() == frame);
+                copies.clear();
+            }
+        }
     }
 
     #[test]

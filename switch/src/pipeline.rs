@@ -1,7 +1,7 @@
 //! The pipeline: a burst of packets from one ingress port, through the tables, out of the egress ports.
 //!
 //! One pipeline per worker, which calls `Pipeline::process` for each burst it received and clears the burst after. The
-//! way of a burst, each pass over all packets before the next, so that memory arrives while other packets are worked on:
+//! way of a burst, each stage for all packets before the next, so that memory arrives while other packets are worked on:
 //! 1. Keys: extract as deep as the port's megaflows look, pick the words that matter, hash, prefetch. Neighbours with the
 //!    same words are a *run*; only its first packet is looked up.
 //! 2. Exact-match cache (`flow_cache.rs`).
@@ -11,7 +11,12 @@
 //! 5. Verdicts: count once per stretch of packets with the same fate, run actions, gather packets per egress port.
 //! 6. Transmit: each egress port gets its packets in one batch, in order of arrival.
 //!
-//! Nothing allocates before pass 4.
+//! Nothing allocates before stage 4.
+//!
+//! Rules can have packets go through the switch again, as they are then (`recirculation.rs`). So the stages are taken in
+//! *passes*: the first is about the whole burst, each later one about a selection of it, packets for which the same is left to
+//! do. They go by the same tables, where the pass is part of what tells packets apart. The packets of one pass have left
+//! before the next begins.
 
 /// What it counts, and how it times its passes.
 mod stats;
@@ -25,13 +30,22 @@ mod run;
 /// Packets on their way out.
 mod batches;
 
+/// The packets that a pass is about.
+mod selection;
+
+/// Packets that go through the switch again.
+mod again;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+pub use self::again::MAX_PASSES;
+use self::again::{Again, Group};
 use self::batches::Batches;
 use self::budget::TokenBucket;
-use self::run::run;
+use self::run::{Ways, run};
+use self::selection::{Returned, Selection, Whole};
 pub use self::stats::PipelineStats;
 use self::stats::{Stopwatch, TIMED_ONE_IN, add};
 use crate::action::{Action, Punt, Verdict};
@@ -43,6 +57,7 @@ use crate::flow_cache::{FlowCache, RelevantWords, Union};
 use crate::megaflow::{Megaflow, MegaflowSpec};
 use crate::packet::{BURST, Burst, Frame};
 use crate::port::{MAX_PORTS, PortId};
+use crate::recirculation::Recirculations;
 use crate::slow_path;
 use crate::state::SwitchState;
 use crate::wire::vlan::VlanLimit;
@@ -131,6 +146,7 @@ impl Default for PipelineConfig {
 /// What the pipeline knows about an ingress port.
 #[derive(Debug)]
 struct IngressPort {
+    id: PortId,
     union: Union,
     budget: TokenBucket,
 }
@@ -155,7 +171,7 @@ struct News {
     union_grew: bool,
 }
 
-/// What is known about the packets of the burst, position by position.
+/// What is known about the packets of a pass, slot by slot.
 struct Scratch {
     keys: [FlowKey; BURST],
     relevant: [RelevantWords; BURST],
@@ -183,6 +199,8 @@ pub struct Pipeline {
     next_id: u64,
     scratch: Box<Scratch>,
     batches: Batches,
+    again: Again,
+    recirculations: Recirculations,
 }
 
 impl fmt::Debug for Pipeline {
@@ -223,6 +241,8 @@ impl Pipeline {
                 once: Vec::with_capacity(BURST),
             }),
             batches: Batches::new(),
+            again: Again::new(),
+            recirculations: Recirculations::default(),
         }
     }
 
@@ -255,24 +275,14 @@ impl Pipeline {
         };
         debug_assert!(burst.packets().iter().all(|packet| packet.in_port == in_port));
         self.classifier.reclaim();
-        let mut port = self.ports[in_port.index()].take().unwrap_or_else(|| self.new_port());
+        let mut port = self.ports[in_port.index()].take().unwrap_or_else(|| self.new_port(in_port));
 
         let mut watch = self.start_watch();
-        let mut pending = self.make_keys(burst, in_port, &port.union, cx.state.config.vlan_limit());
-        watch.lap(&self.stats.timed_keys_cycles);
-        if self.cache.is_enabled() && port.union.is_cacheable() {
-            let asked = pending.as_slice().len() as u64;
-            pending = self.ask_cache(in_port, &port.union, &pending);
-            watch.lap(&self.stats.timed_exact_cycles);
-            add(&self.stats.timed_exact_lookups, asked * u64::from(watch.runs));
-        }
-        if !pending.as_slice().is_empty() {
-            self.search(burst, in_port, &mut port, pending, cx, &mut watch);
-        }
-        self.carry_out(burst, in_port, cx.now_ms, out);
-        self.batches.flush(burst, out);
-        watch.lap(&self.stats.timed_actions_cycles);
+        self.pass(burst, &Whole(burst.len()), &mut port, cx, &mut watch, out);
         add(&self.stats.timed_packets, burst.len() as u64 * u64::from(watch.runs));
+        if !self.again.is_empty() {
+            self.further_passes(burst, &mut port, cx, out);
+        }
         add(&self.stats.punts, std::mem::take(&mut self.batches.punts));
 
         self.ports[in_port.index()] = Some(port);
@@ -280,11 +290,91 @@ impl Pipeline {
         add(&self.stats.packets, burst.len() as u64);
     }
 
-    /// Passes 3 and 4, for packets that the exact-match cache does not know.
+    /// Takes a selection of the burst through the stages.
+    #[inline]
+    fn pass(
+        &mut self,
+        burst: &mut Burst,
+        selection: &impl Selection,
+        port: &mut IngressPort,
+        cx: &Context<'_>,
+        watch: &mut Stopwatch,
+        out: &mut impl Transmit,
+    ) {
+        let mut pending = self.make_keys(burst, selection, port, cx.state.config.vlan_limit());
+        watch.lap(&self.stats.timed_keys_cycles);
+        if self.cache.is_enabled() && port.union.is_cacheable() {
+            let asked = pending.as_slice().len() as u64;
+            pending = self.ask_cache(port.id, &port.union, &pending);
+            watch.lap(&self.stats.timed_exact_cycles);
+            add(&self.stats.timed_exact_lookups, asked * u64::from(watch.runs));
+        }
+        if !pending.as_slice().is_empty() {
+            self.search(burst, selection, port, pending, cx, watch);
+        }
+        self.carry_out(burst, selection, port.id, cx.now_ms, out);
+        self.batches.flush(burst, out);
+        watch.lap(&self.stats.timed_actions_cycles);
+    }
+
+    /// Takes what goes through the switch again through it, until nothing does.
+    #[inline(never)]
+    fn further_passes(
+        &mut self,
+        burst: &mut Burst,
+        port: &mut IngressPort,
+        cx: &Context<'_>,
+        out: &mut impl Transmit,
+    ) {
+        // Before any of them is looked up, or it would be taken for a packet on its first pass.
+        if !port.union.tells_passes() {
+            port.union.tell_passes();
+            self.cache.renew(port.id, &port.union);
+        }
+        let mut groups = std::mem::take(&mut self.again.spare);
+        self.again.swap_groups(&mut groups);
+        self.go_again(burst, &mut groups, 1, port, cx, out);
+        self.again.spare = groups;
+        // Bound: MAX_COPIES, each of which takes MAX_PASSES at most.
+        while let Some(mut copies) = self.again.take_copies() {
+            self.go_again(&mut copies.burst, &mut copies.groups, copies.pass, port, cx, out);
+            self.again.reuse_copies(copies);
+        }
+        self.again.end();
+    }
+
+    /// Takes packets of one burst through passes, of which the first one is `pass`; `groups` is empty afterwards.
+    fn go_again(
+        &mut self,
+        burst: &mut Burst,
+        groups: &mut Vec<Group>,
+        mut pass: usize,
+        port: &mut IngressPort,
+        cx: &Context<'_>,
+        out: &mut impl Transmit,
+    ) {
+        let mut watch = Stopwatch { now: self.cycle_counter, lap: 0, runs: false };
+        while !groups.is_empty() {
+            self.again.next_pass = pass + 1;
+            for (recirculation, positions) in groups.drain(..) {
+                let packets = u64::from(positions.count_ones());
+                if pass >= MAX_PASSES {
+                    out.dropped(port.id, DropReason::TooManyPasses, packets);
+                    continue;
+                }
+                add(&self.stats.recirculated, packets);
+                self.pass(burst, &Returned::new(recirculation, positions), port, cx, &mut watch, out);
+            }
+            self.again.swap_groups(groups);
+            pass += 1;
+        }
+    }
+
+    /// Stages 3 and 4, for packets that the exact-match cache does not know.
     fn search(
         &mut self,
         burst: &mut Burst,
-        in_port: PortId,
+        selection: &impl Selection,
         port: &mut IngressPort,
         mut pending: Pending,
         cx: &Context<'_>,
@@ -292,7 +382,7 @@ impl Pipeline {
     ) {
         let begin = (self.cycle_counter)();
         let asked = pending.as_slice().len() as u64;
-        pending = self.ask_classifier(in_port, &port.union, pending);
+        pending = self.ask_classifier(port.id, &port.union, pending);
         let mut end = (self.cycle_counter)();
         if watch.runs {
             add(&self.stats.timed_classifier_cycles, end.wrapping_sub(begin));
@@ -300,7 +390,7 @@ impl Pipeline {
         }
         if !pending.as_slice().is_empty() {
             let searched = end;
-            self.ask_slow_path(burst, in_port, port, &pending, cx);
+            self.ask_slow_path(burst, selection, port, &pending, cx);
             end = (self.cycle_counter)();
             add(&self.stats.upcall_cycles, end.wrapping_sub(searched));
         }
@@ -321,6 +411,7 @@ impl Pipeline {
         self.cache.grow_if_crowded();
         self.classifier.purge(PURGE_STEPS);
         self.classifier.reclaim();
+        self.recirculations.forget_unused();
         for index in 0..MAX_PORTS {
             let Some(port) = u16::try_from(index).ok().and_then(PortId::new) else { continue };
             // A union only grows while the port has flows. Once it has none, start over.
@@ -368,34 +459,36 @@ impl Pipeline {
         Stopwatch { now: self.cycle_counter, lap: if runs { (self.cycle_counter)() } else { 0 }, runs }
     }
 
-    fn new_port(&self) -> Box<IngressPort> {
-        Box::new(IngressPort { union: Union::new(), budget: TokenBucket::new(&self.limits) })
+    fn new_port(&self, id: PortId) -> Box<IngressPort> {
+        Box::new(IngressPort { id, union: Union::new(), budget: TokenBucket::new(&self.limits) })
     }
 
-    /// Pass 1. Returns the positions to look up: the first packet of each run.
+    /// Stage 1. Returns the slots to look up: the first packet of each run.
     fn make_keys(
         &mut self,
         burst: &mut Burst,
-        in_port: PortId,
-        union: &Union,
+        selection: &impl Selection,
+        IngressPort { id: in_port, union, .. }: &IngressPort,
         vlan_limit: VlanLimit,
     ) -> Pending {
         let Scratch { keys, relevant, fates, repeats, once, .. } = &mut *self.scratch;
         once.clear();
         *repeats = 0;
         let mut heads = Pending::NONE;
-        let (depth, count, seed) = (union.depth(), union.count(), self.cache.seed(in_port));
+        let (depth, count, seed) = (union.depth(), union.count(), self.cache.seed(*in_port));
+        let has_metadata = union.has_metadata();
         let mut has_previous = false;
         // One round, unless a packet cannot be read as it is: that one interrupts the round, and another goes on from there.
         let mut next = 0;
         loop {
             let mut interrupted = None;
-            for (packet, at) in burst.packets()[next..].iter().zip(next..) {
+            for (packet, at) in selection.packets(burst, next).zip(next..) {
                 let key = &mut keys[at];
                 if let Err(unread) = extract(packet, vlan_limit, depth, key) {
                     interrupted = Some((at, unread));
                     break;
                 }
+                selection.fill_metadata(key, has_metadata);
                 let (before, rest) = relevant.split_at_mut(at);
                 let words = &mut rest[0];
                 let is_like_previous = match before.last() {
@@ -419,7 +512,7 @@ impl Pipeline {
                 heads.push(at as u8);
             }
             let Some((at, unread)) = interrupted else { return heads };
-            next = match make_readable(burst, at, vlan_limit, depth, unread) {
+            next = match make_readable(burst, selection.position(at), vlan_limit, depth, unread) {
                 Ok(()) => at,
                 Err(reason) => {
                     fates[at] = Fate::Drop(reason);
@@ -431,7 +524,7 @@ impl Pipeline {
         }
     }
 
-    /// Pass 2. Returns the positions that the cache does not know.
+    /// Stage 2. Returns the slots that the cache does not know.
     fn ask_cache(&mut self, in_port: PortId, union: &Union, heads: &Pending) -> Pending {
         let Scratch { relevant, fates, .. } = &mut *self.scratch;
         let mut names = [None; BURST];
@@ -458,7 +551,7 @@ impl Pipeline {
         missed
     }
 
-    /// Pass 3. Returns the positions of packets that are in no megaflow.
+    /// Stage 3. Returns the slots of packets that are in no megaflow.
     fn ask_classifier(&mut self, in_port: PortId, union: &Union, mut pending: Pending) -> Pending {
         let asked = pending.clone();
         let Scratch { keys, relevant, fates, found, .. } = &mut *self.scratch;
@@ -496,11 +589,11 @@ impl Pipeline {
         pending
     }
 
-    /// Pass 4.
+    /// Stage 4.
     fn ask_slow_path(
         &mut self,
         burst: &mut Burst,
-        in_port: PortId,
+        selection: &impl Selection,
         port: &mut IngressPort,
         missed: &Pending,
         cx: &Context<'_>,
@@ -509,7 +602,7 @@ impl Pipeline {
         for &head in missed.as_slice() {
             let mut at = usize::from(head);
             loop {
-                self.upcall(burst, at, in_port, port, &mut news, cx);
+                self.upcall(burst, selection, at, port, &mut news, cx);
                 // Runs were found under the union as it was when the burst began. Once it grew, in this run or another,
                 // packets of a run may differ in a bit that matters now, and each is decided for itself.
                 let is_shared = match self.scratch.fates[at] {
@@ -517,7 +610,7 @@ impl Pipeline {
                     Fate::Drop(reason) => reason == DropReason::UpcallBudget,
                     Fate::Once(_) => false,
                 };
-                let next_repeats = at + 1 < burst.len() && self.scratch.repeats >> (at + 1) & 1 == 1;
+                let next_repeats = at + 1 < selection.len() && self.scratch.repeats >> (at + 1) & 1 == 1;
                 if is_shared || !next_repeats {
                     break;
                 }
@@ -528,23 +621,26 @@ impl Pipeline {
         self.publish_sizes();
     }
 
-    /// Decides about one packet that is in no megaflow, or was not when the burst began.
+    /// Decides about the packet of a slot that is in no megaflow, or was not when the burst began.
     fn upcall(
         &mut self,
         burst: &mut Burst,
+        selection: &impl Selection,
         at: usize,
-        in_port: PortId,
         port: &mut IngressPort,
         news: &mut News,
         cx: &Context<'_>,
     ) {
+        let (in_port, position) = (port.id, selection.position(at));
         let Scratch { keys, relevant, fates, found, once, .. } = &mut *self.scratch;
         let key = &mut keys[at];
-        if let Err(reason) = extract_at(burst, at, cx.state.config.vlan_limit(), Depth::Transport, key) {
+        let vlan_limit = cx.state.config.vlan_limit();
+        if let Err(reason) = extract_at(burst, position, vlan_limit, Depth::Transport, key) {
             add(&self.stats.unreadable, 1);
             fates[at] = Fate::Drop(reason);
             return;
         }
+        selection.fill_metadata(key, true);
         if news.installed {
             let mut again = Pending::NONE;
             #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]
@@ -565,7 +661,10 @@ impl Pipeline {
         add(&self.stats.upcalls, 1);
         let key = &keys[at];
         let seen = cx.state.generations();
-        let translation = slow_path::translate(key, &cx.state, &mut ());
+        let mut translation = match selection.resumes() {
+            None => slow_path::translate(key, &cx.state, &mut ()),
+            Some(recirculation) => slow_path::resume(key, recirculation.suspension(), &cx.state, &mut ()),
+        };
         if let Some(source) = translation.learn
             && slow_path::learn(source, cx.now_ms, &cx.state).changed()
         {
@@ -574,15 +673,17 @@ impl Pipeline {
         let is_full = self.classifier.len() >= self.flow_limit.load(Ordering::Relaxed);
         if is_full || !self.classifier.has_room(in_port, &translation.mask) {
             add(&self.stats.flow_table_full, 1);
+            self.recirculations.number_for_once(&mut translation.verdict);
             #[allow(clippy::cast_possible_truncation, reason = "a burst has 32 packets")]
             {
                 fates[at] = Fate::Once(once.len() as u8);
             }
             once.push(translation.verdict);
-            let bytes = burst.packets()[at].len() as u64;
+            let bytes = burst.packets()[position].len() as u64;
             translation.rules.iter().for_each(|rule| rule.add(1, bytes, cx.now_ms));
             return;
         }
+        self.recirculations.number(&mut translation.verdict);
         let spec = MegaflowSpec {
             mask: self.classifier.share_mask(in_port, &translation.mask),
             key: *key,
@@ -590,6 +691,7 @@ impl Pipeline {
             source: translation.learn,
             rules: translation.rules.into(),
             seen,
+            resumes: selection.resumes().map(Arc::downgrade),
         };
         let flow = Arc::new(Megaflow::new(self.next_id, cx.now_ms, spec));
         self.next_id += 1;
@@ -611,19 +713,26 @@ impl Pipeline {
         cx.events.flow_installed(flow);
     }
 
-    /// Pass 5.
-    fn carry_out(&mut self, burst: &mut Burst, in_port: PortId, now_ms: u64, out: &mut impl Transmit) {
+    /// Stage 5.
+    fn carry_out(
+        &mut self,
+        burst: &mut Burst,
+        selection: &impl Selection,
+        in_port: PortId,
+        now_ms: u64,
+        out: &mut impl Transmit,
+    ) {
         let Scratch { fates, repeats, once, .. } = &mut *self.scratch;
         add(&self.stats.repeats, u64::from(repeats.count_ones()));
-        for at in 1..burst.len() {
+        for at in 1..selection.len() {
             if *repeats >> at & 1 == 1 {
                 fates[at] = fates[at - 1];
             }
         }
         let mut from = 0;
-        while from < burst.len() {
+        while from < selection.len() {
             let fate = fates[from];
-            let same = fates[from..burst.len()].iter().take_while(|&&other| other == fate).count();
+            let same = fates[from..selection.len()].iter().take_while(|&&other| other == fate).count();
             let stretch = from..from + same;
             from = stretch.end;
             let verdict = match fate {
@@ -633,8 +742,8 @@ impl Pipeline {
                 }
                 Fate::Once(index) => once.get(usize::from(index)),
                 Fate::Flow(index) => self.classifier.flow(index).map(|flow| {
-                    let bytes =
-                        burst.packets()[stretch.clone()].iter().map(|packet| packet.len() as u64).sum();
+                    let packets = selection.packets(burst, stretch.start).take(same);
+                    let bytes = packets.map(|packet| packet.len() as u64).sum();
                     flow.count(same as u64, bytes, now_ms);
                     flow.verdict()
                 }),
@@ -643,9 +752,14 @@ impl Pipeline {
                 Some(Verdict::Forward(actions)) => match **actions {
                     // The common case: to one port as it is.
                     [Action::Output(port)] => {
-                        stretch.for_each(|at| self.batches.push(port, at, burst, out));
+                        stretch.for_each(|slot| {
+                            self.batches.push(port, selection.position(slot), burst, out);
+                        });
                     }
-                    _ => stretch.for_each(|at| run(actions, at, burst, &mut self.batches, out)),
+                    _ => {
+                        let mut ways = Ways { batches: &mut self.batches, again: &mut self.again, out };
+                        stretch.for_each(|slot| run(actions, selection.position(slot), burst, &mut ways));
+                    }
                 },
                 Some(Verdict::Drop(reason)) => out.dropped(in_port, *reason, same as u64),
                 None => debug_assert!(false, "an index of this burst names a flow"),

@@ -40,8 +40,18 @@ pub enum Check {
 /// verdict, so the new mask may look at fewer bits than the flow's, and never at another. A flow whose source is now known
 /// at another port counts as over, too: should the station come back, its packets must miss, or nobody would learn that
 /// it moved.
+///
+/// A flow of a second pass goes on where a first pass left off. What that was is in the verdicts of the flows that lead to
+/// it; once these are over, nothing does.
 pub fn check(flow: &Megaflow, counted_by: &[Arc<Rule>], state: &SwitchState<'_>) -> Check {
-    let now = slow_path::translate(flow.key(), state, &mut ());
+    let now = match flow.resumes() {
+        None => slow_path::translate(flow.key(), state, &mut ()),
+        Some(recirculation) => match recirculation.upgrade() {
+            // No packet comes back for what no megaflow leads to.
+            None => return Check::Over,
+            Some(recirculation) => slow_path::resume(flow.key(), recirculation.suspension(), state, &mut ()),
+        },
+    };
     let moved = flow.source().is_some_and(|source| {
         let known = state.fdb.entry(source.vlan, source.mac);
         known.is_some_and(|entry| !entry.is_static && entry.port != source.port)

@@ -78,6 +78,7 @@ fn action_text(action: Action, actions: &Actions, eth_type: u16) -> String {
             let rewrite = actions.rewrite(index).expect("a rewrite that is there");
             rewritten(rewrite.value(), rewrite.mask(), eth_type)
         }
+        Action::Recirculate(_) => "recirc".to_owned(),
         Action::Punt(punt) => format!("punt({},{})", punt.id, punt.max_len),
         Action::Drop(reason) => format!("drop({})", reason.name()),
     }

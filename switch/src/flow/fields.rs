@@ -6,6 +6,8 @@
 //!
 //! Like a key it is an array of 64-bit words, and like a key it serves as its own mask.
 
+use std::hash::{Hash, Hasher};
+
 use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -66,6 +68,12 @@ impl Fields {
         for (mine, theirs) in self.words_mut().iter_mut().zip(other.words()) {
             *mine |= theirs;
         }
+    }
+}
+
+impl Hash for Fields {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.words().hash(state);
     }
 }
 

@@ -8,8 +8,9 @@
 //! Fields that a packet lacks are zero. IPv4 addresses lie in the last four bytes of the 16-byte address fields.
 //!
 //! Behind the headers come the words of what the switch itself knows about a packet: the tunnel it came out of and its
-//! connection. Nothing fills or matches them yet; they have their place so that the layout, on which every cache and
-//! mask rests, need not change when something does.
+//! connection. Nothing matches them yet; they have their place so that the layout, on which every cache and mask rests,
+//! need not change when something does. Whoever makes a key fills them for each packet, as it fills the header words: what
+//! the packet before left there must not decide.
 
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -62,7 +63,7 @@ pub struct FlowKey {
     // Word 0: where the packet came from.
     /// Ingress port number.
     pub in_port: u32,
-    /// Which pass through the switch this is; zero in the first and only one.
+    /// Which pass through the switch this is: zero for the first, else the number of what is left to do.
     pub recirc_id: U32,
     // Words 1-3: link layer.
     /// Ethernet destination.
@@ -155,6 +156,14 @@ impl FlowKey {
 /// Fields that share a word, written as one: caches read words as soon as extraction has written them, and a load that
 /// takes bytes of several stores waits until all of them are done.
 impl FlowKey {
+    /// Fills what the switch knows about the packet by itself, beside its ingress port: that it is on the pass `recirc_id`, and
+    /// no more.
+    #[inline]
+    pub(crate) fn set_metadata(&mut self, recirc_id: u32) {
+        self.recirc_id = recirc_id.into();
+        self.words_mut()[Depth::Transport.words()..].fill(0);
+    }
+
     /// Fills words 0 to 3: `addresses` are destination and source, `eth_type` is as keys hold it.
     #[inline]
     pub(crate) fn set_link(
@@ -232,13 +241,20 @@ impl Depth {
 pub struct Mask(pub FlowKey);
 
 impl Mask {
-    /// The shallowest depth that fills every word the mask looks at.
+    /// The shallowest depth that fills every header word the mask looks at. What the switch knows by itself needs no
+    /// header.
     pub fn depth(&self) -> Depth {
-        let last = self.0.words().iter().rposition(|&word| word != 0).unwrap_or(0);
+        let headers = &self.0.words()[..Depth::Transport.words()];
+        let last = headers.iter().rposition(|&word| word != 0).unwrap_or(0);
         [Depth::Link, Depth::Network]
             .into_iter()
             .find(|depth| last < depth.words())
             .unwrap_or(Depth::Transport)
+    }
+
+    /// Whether it looks at what the switch knows by itself.
+    pub fn has_metadata(&self) -> bool {
+        self.0.words()[Depth::Transport.words()..].iter().any(|&word| word != 0)
     }
 
     /// Adds every bit of `other`.
@@ -275,6 +291,28 @@ mod tests {
         assert_eq!(mask.depth(), Depth::Network);
         mask.0.tp_src = U16::new(1);
         assert_eq!(mask.depth(), Depth::Transport);
+    }
+
+    #[test]
+    fn what_the_switch_knows_by_itself_needs_no_header() {
+        let mut mask = Mask::default();
+        (mask.0.in_port, mask.0.recirc_id) = (u32::MAX, U32::MAX_VALUE);
+        assert_eq!((mask.depth(), mask.has_metadata()), (Depth::Link, false));
+        for at in Depth::Transport.words()..FlowKey::WORDS {
+            let mut mask = Mask::default();
+            mask.0.words_mut()[at] = 1;
+            assert_eq!((mask.depth(), mask.has_metadata()), (Depth::Link, true), "word {at}");
+        }
+    }
+
+    #[test]
+    fn metadata_of_another_packet_does_not_stay() {
+        let mut key = FlowKey::default();
+        key.words_mut().fill(u64::MAX);
+        key.in_port = 3;
+        key.set_metadata(7);
+        assert_eq!((key.in_port, key.recirc_id.get(), key.eth_src), (3, 7, [0xff; 6]));
+        assert_eq!(key.words()[Depth::Transport.words()..], [0; 9]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Carrying out a verdict: the actions of one packet, in order.
 
 use super::Transmit;
+use super::again::Again;
 use super::batches::Batches;
 use crate::action::{Action, Actions};
 use crate::drop_reason::DropReason;
@@ -9,38 +10,41 @@ use crate::packet::{Burst, Packet};
 use crate::port::PortId;
 use crate::wire::vlan::{VlanId, VlanTag};
 
+/// Where actions lead a packet.
+pub(super) struct Ways<'a, T> {
+    pub(super) batches: &'a mut Batches,
+    pub(super) again: &'a mut Again,
+    pub(super) out: &'a mut T,
+}
+
 /// Runs the actions of one packet.
 #[inline]
-pub(super) fn run(
-    actions: &Actions,
-    at: usize,
-    burst: &mut Burst,
-    batches: &mut Batches,
-    out: &mut impl Transmit,
-) {
+pub(super) fn run(actions: &Actions, at: usize, burst: &mut Burst, ways: &mut Ways<'_, impl Transmit>) {
     for (step, action) in actions.iter().enumerate() {
         if let Action::Output(port) = *action {
-            batches.push(port, at, burst, out);
+            ways.batches.push(port, at, burst, ways.out);
             continue;
         }
-        if let Err(reason) = run_other(*action, actions, at, burst, batches, out) {
-            return give_up(&actions[step..], reason, burst.packets()[at].in_port, out);
+        if let Err(reason) = run_other(step, actions, at, burst, ways) {
+            return give_up(&actions[step..], reason, burst.packets()[at].in_port, ways.out);
         }
     }
 }
 
 /// Runs an action that is no output.
 fn run_other(
-    action: Action,
+    step: usize,
     actions: &Actions,
     at: usize,
     burst: &mut Burst,
-    batches: &mut Batches,
-    out: &mut impl Transmit,
+    ways: &mut Ways<'_, impl Transmit>,
 ) -> Result<(), DropReason> {
+    let Ways { batches, again, out } = ways;
+    let action = actions[step];
     // Batches share the head: what waits for it must leave before it changes.
-    if batches.holds(at) && !matches!(action, Action::Punt(_) | Action::Drop(_)) {
-        batches.flush(burst, out);
+    let stays = matches!(action, Action::Punt(_) | Action::Drop(_) | Action::Recirculate(_));
+    if batches.holds(at) && !stays {
+        batches.flush(burst, *out);
     }
     let packet = &mut burst.packets_mut()[at];
     match action {
@@ -52,6 +56,16 @@ fn run_other(
             Some(rewrite) => rewrite.apply(burst, at),
             None => Err(DropReason::CannotRewrite),
         },
+        Action::Recirculate(index) => {
+            let Some(recirculation) = actions.recirculation(index) else { return Ok(()) };
+            // Before the last action it is a copy that goes again, as the packet has yet to go on.
+            if step + 1 == actions.len() {
+                again.push(at, recirculation);
+            } else if !again.push_copy(burst, at, recirculation) {
+                out.dropped(burst.packets()[at].in_port, DropReason::TooManyPasses, 1);
+            }
+            Ok(())
+        }
         Action::Punt(punt) => {
             let in_port = packet.in_port;
             batches.punts += 1;

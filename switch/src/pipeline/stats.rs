@@ -7,7 +7,8 @@ macro_rules! pipeline_stats {
         /// Counters of a pipeline.
         ///
         /// Each packet is in exactly one of `repeats`, `exact_hits`, `classifier_hits`, `upcalls`, `upcalls_over_budget` and
-        /// `unreadable`.
+        /// `unreadable`; one that goes through the switch again is in one of them each time, and once more in
+        /// `recirculated`.
         ///
         /// # Concurrency
         /// Written by the worker alone (a load and a store, relaxed), read by anyone at any time.
@@ -30,6 +31,8 @@ pipeline_stats! {
     bursts,
     /// Packets in them.
     packets,
+    /// Further passes of packets, and passes of copies, that went through the switch again.
+    recirculated,
     /// Packets that shared the fate of the one before them without a lookup.
     repeats,
     /// Packets that the exact-match cache knew.

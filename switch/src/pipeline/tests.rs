@@ -208,7 +208,7 @@ fn reference(state: &SwitchState<'_>, in_port: u16, frames: &[Vec<u8>]) -> Traff
                             head[14] = head[14] & 0xf0 | a;
                             head[15] = b;
                         }
-                        Action::Rewrite(_) | Action::Punt(_) | Action::Drop(_) => {
+                        Action::Rewrite(_) | Action::Recirculate(_) | Action::Punt(_) | Action::Drop(_) => {
                             unreachable!("a learning switch does not")
                         }
                     }
@@ -624,5 +624,246 @@ fn headers_beyond_the_head_are_rewritten_whatever_the_megaflow_looks_at() {
             assert_eq!(bytes[checksum.end..], frame[checksum.end..]);
         }
         assert_eq!(seen.sent.len(), 2);
+    }
+}
+
+/// Second passes.
+mod again {
+    use super::*;
+    use crate::flow_cache::Union;
+    use crate::pipeline::again::{MAX_COPIES, MAX_PASSES};
+    use crate::rule::action::Subfield;
+    use crate::rule::port::RulePort;
+
+    fn set(field: Field, value: u128) -> RuleAction {
+        RuleAction::SetField { field, value, mask: u128::MAX }
+    }
+
+    /// Again in the first table.
+    fn resubmit() -> RuleAction {
+        RuleAction::Resubmit { in_port: None, table: Some(0) }
+    }
+
+    /// Notes the pass in a register, goes again and looks again. What comes back is sent by its destination.
+    fn by_destination() -> RuleSet {
+        let dst = |last: u128| 0x0200_0000_0000 | last;
+        rules(vec![
+            (vec![(Field::Reg(0), 1), (Field::EthDst, dst(1))], vec![to(1)]),
+            (vec![(Field::Reg(0), 1), (Field::EthDst, dst(2))], vec![to(2)]),
+            (vec![(Field::Reg(0), 1)], vec![]),
+            (vec![], vec![set(Field::Reg(0), 1), RuleAction::DebugRecirc, resubmit()]),
+        ])
+    }
+
+    fn mac(last: u8) -> MacAddr {
+        [2, 0, 0, 0, 0, last]
+    }
+
+    fn to_station(last: u8, serial: u8) -> Vec<u8> {
+        frame(mac(last), mac(9), None, serial)
+    }
+
+    /// Headers that agree under everything that rules look at, on two passes with different verdicts: what remembers the one
+    /// must not answer for the other, whichever of the tables it is.
+    #[test]
+    fn no_table_takes_a_second_pass_for_a_first() {
+        for exact_match_entries in [0, 1 << 10] {
+            let limits = PipelineConfig { exact_match_entries, ..PipelineConfig::default() };
+            let mut bed = Bed::new(limits, vec![VlanMode::default(); 3]);
+            bed.rules = by_destination();
+            for round in 0..5 {
+                let frames: Vec<_> = (0..8).map(|nth| to_station(1 + nth % 4 / 2, nth)).collect();
+                let seen = bed.send(0, &frames);
+                let of = |station: u8| {
+                    frames.iter().filter(move |frame| frame[5] == station).map(|frame| &frame[..])
+                };
+                for station in [1, 2] {
+                    let at = port(station.into());
+                    assert_eq!(seen.at(at), of(station).collect::<Vec<_>>(), "round {round}");
+                }
+                assert_eq!(seen.dropped, []);
+            }
+            assert_eq!((bed.stat("packets"), bed.stat("recirculated")), (40, 40));
+            assert_eq!(bed.stat("upcalls"), 3, "one for the first pass, two for the second");
+            assert_eq!(bed.stat("exact_hits") > 0, exact_match_entries > 0);
+        }
+    }
+
+    /// The union must tell passes apart from the very first packet that comes back: by then the first pass is remembered.
+    #[test]
+    fn first_packet_that_comes_back_is_told_apart() {
+        let mut bed = Bed::plain(3);
+        let first = rules(vec![(vec![], vec![to(1)])]);
+        bed.rules = first.clone();
+        assert_eq!(bed.send(0, &[to_station(1, 0), to_station(1, 1)]).at(port(1)).len(), 2);
+        assert!(bed.stat("exact_match_entries") > 0);
+        bed.rules = by_destination();
+        bed.revalidate();
+        let seen = bed.send(0, &[to_station(2, 0), to_station(2, 1), to_station(2, 2)]);
+        assert_eq!((seen.at(port(2)).len(), seen.sent.len(), seen.dropped.len()), (3, 3, 0));
+    }
+
+    #[test]
+    fn union_starts_over_with_the_port_that_tells_passes_apart() {
+        let mut bed = Bed::plain(3);
+        bed.rules = by_destination();
+        bed.send(0, &[to_station(1, 0)]);
+        let union = |bed: &Bed| bed.pipeline.ports[0].as_ref().map(|state| state.union.tells_passes());
+        assert_eq!(union(&bed), Some(true));
+        for flow in bed.log.flows.take() {
+            bed.pipeline.remove(&flow);
+        }
+        bed.pipeline.tick();
+        assert_eq!(union(&bed), Some(Union::new().tells_passes()));
+        assert_eq!(bed.send(0, &[to_station(1, 0)]).at(port(1)).len(), 1);
+        assert_eq!(union(&bed), Some(true));
+    }
+
+    #[test]
+    fn passes_of_a_packet_are_bounded() {
+        let mut bed = Bed::plain(2);
+        bed.rules = rules(vec![(vec![], vec![to(1), RuleAction::DebugRecirc, resubmit()])]);
+        for round in 1..=3_u64 {
+            let seen = bed.send(0, &[to_station(1, 0), to_station(2, 0)]);
+            assert_eq!(seen.at(port(1)).len(), 2 * MAX_PASSES);
+            assert_eq!(seen.dropped_for(DropReason::TooManyPasses), 2);
+            assert_eq!(bed.stat("recirculated"), round * 2 * (MAX_PASSES as u64 - 1));
+        }
+        assert_eq!(bed.stat("upcalls"), 2, "what is left to do is the same each time");
+    }
+
+    #[test]
+    fn copies_that_go_again_are_bounded_and_others_pay_nothing() {
+        let mut bed = Bed::plain(2);
+        let copy = || RuleAction::Clone([RuleAction::DebugRecirc, resubmit()].into());
+        bed.rules = rules(vec![(vec![], vec![copy(), copy(), to(1)])]);
+        let seen = bed.send(0, &[to_station(1, 0)]);
+        assert_eq!(seen.at(port(1)).len(), MAX_COPIES + 1, "the packet and each copy");
+        assert_eq!(
+            seen.dropped_for(DropReason::TooManyPasses),
+            2 * (MAX_COPIES as u64 + 1) - MAX_COPIES as u64
+        );
+        bed.rules =
+            rules(vec![(vec![], vec![RuleAction::Clone([RuleAction::DebugRecirc, to(1)].into()), to(1)])]);
+        bed.revalidate();
+        let seen = bed.send(0, &[to_station(1, 0)]);
+        assert_eq!((seen.at(port(1)).len(), seen.dropped.len()), (2, 0), "the next burst starts anew");
+    }
+
+    /// A copy is changed and goes again, is changed then, and the packet goes on as it was: its head, however long, its tail.
+    #[test]
+    fn copy_that_goes_again_leaves_the_packet_as_it_was() {
+        let mut bed = Bed::plain(4);
+        let copy = vec![
+            set(Field::EthSrc, 7),
+            RuleAction::PushVlan(0x8100),
+            RuleAction::DebugRecirc,
+            to(1),
+            set(Field::EthDst, 5),
+            RuleAction::DebugRecirc,
+            to(2),
+        ];
+        bed.rules =
+            rules(vec![(vec![], vec![RuleAction::Clone(copy.into()), to(3), set(Field::EthSrc, 8), to(3)])]);
+        let long = [to_station(1, 0), (0..=255).cycle().take(1300).collect()].concat();
+        for frame in [to_station(1, 0), long] {
+            let changed = |src: u8| [&frame[..6], &[0, 0, 0, 0, 0, src], &frame[12..]].concat();
+            let tagged = [&frame[..6], &[0, 0, 0, 0, 0, 7, 0x81, 0, 0, 0], &frame[12..]].concat();
+            let copy_of_copy = [&[0, 0, 0, 0, 0, 5], &tagged[6..]].concat();
+            for _ in 0..3 {
+                let seen = bed.send(0, &[frame.clone(), frame.clone()]);
+                assert_eq!(seen.at(port(1)), [&tagged[..], &tagged]);
+                assert_eq!(seen.at(port(2)), [&copy_of_copy[..], &copy_of_copy]);
+                assert_eq!(seen.at(port(3)), [&frame[..], &changed(8), &frame, &changed(8)]);
+                assert_eq!(seen.dropped, []);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_noted_and_what_is_left_comes_back_with_the_packet() {
+        let mut bed = Bed::plain(4);
+        let low = |field| Subfield { field, offset: 0, bits: 16 };
+        let output = |n| RuleAction::Output(OutputTo::Subfield(low(Field::Reg(n))));
+        bed.rules = rules(vec![
+            (
+                vec![(Field::Metadata, 1)],
+                // The whole translation is suspended, the rule that waits for this one too.
+                vec![RuleAction::DebugRecirc, RuleAction::Pop(low(Field::Reg(2))), output(2)],
+            ),
+            (
+                vec![],
+                vec![
+                    set(Field::Metadata, 1),
+                    set(Field::Reg(1), 1),
+                    set(Field::Reg(3), 2),
+                    RuleAction::Push(low(Field::Reg(3))),
+                    RuleAction::WriteActions([set(Field::EthSrc, 3), to(3)].into()),
+                    resubmit(),
+                    output(1),
+                ],
+            ),
+        ]);
+        let frame = to_station(1, 0);
+        for _ in 0..2 {
+            let seen = bed.send(0, std::slice::from_ref(&frame));
+            assert_eq!((seen.at(port(1)), seen.at(port(2))), (vec![&frame[..]], vec![&frame[..]]));
+            assert_eq!(seen.at(port(3)), [[&frame[..6], &[0, 0, 0, 0, 0, 3], &frame[12..]].concat()]);
+        }
+    }
+
+    #[test]
+    fn learning_and_counters_know_one_packet_and_its_port() {
+        let mut bed = Bed::plain(3);
+        bed.rules = rules(vec![(
+            vec![],
+            vec![RuleAction::DebugRecirc, RuleAction::Output(OutputTo::Port(RulePort::NORMAL))],
+        )]);
+        let frames = [to_station(1, 0), to_station(1, 1), to_station(1, 2)];
+        for _ in 0..2 {
+            assert_eq!(bed.send(0, &frames).sent.len(), 6, "flooded");
+        }
+        assert_eq!(bed.fdb.lookup(VlanId::new(0).unwrap(), mac(9)), Some(port(0)));
+        let counts: Vec<_> = bed.log.flows.borrow().iter().map(|flow| flow.stats().packets).collect();
+        assert_eq!(counts, [6, 6]);
+        let of_rules: Vec<_> = bed.log.flows.borrow().iter().map(|flow| flow.rules().len()).collect();
+        assert_eq!(of_rules, [1, 0], "the rule is met once");
+        assert_eq!(bed.stat("packets"), 6);
+    }
+
+    #[test]
+    fn flow_of_a_second_pass_ends_with_the_last_that_leads_to_it() {
+        let mut bed = Bed::plain(3);
+        bed.rules = by_destination();
+        bed.send(0, &[to_station(1, 0)]);
+        bed.revalidate();
+        let [first, second] = bed.log.flows.borrow().clone().try_into().unwrap();
+        assert!(first.resumes().is_none() && second.resumes().is_some());
+        assert_ne!(second.key().recirc_id.get(), 0);
+        // As long as the same is left to do after it, it stays whatever the rules before.
+        let spare = by_destination();
+        bed.rules = spare;
+        bed.revalidate();
+        assert_eq!(bed.log.flows.borrow().len(), 2);
+        bed.pipeline.remove(&first);
+        drop(first);
+        bed.log.flows.borrow_mut().retain(|flow| flow.resumes().is_some());
+        assert!(!still_valid(&second, &bed.state()));
+        bed.revalidate();
+        assert_eq!((bed.log.flows.borrow().len(), second.is_alive()), (0, false));
+        assert_eq!(bed.send(0, &[to_station(1, 0)]).at(port(1)).len(), 1);
+    }
+
+    #[test]
+    fn without_room_for_megaflows_packets_go_again_all_the_same() {
+        let limits = PipelineConfig { max_flows: 0, ..PipelineConfig::default() };
+        let mut bed = Bed::new(limits, vec![VlanMode::default(); 3]);
+        bed.rules = by_destination();
+        for _ in 0..3 {
+            let seen = bed.send(0, &[to_station(1, 0), to_station(2, 0), to_station(1, 1)]);
+            assert_eq!((seen.at(port(1)).len(), seen.at(port(2)).len(), seen.dropped.len()), (2, 1, 0));
+        }
+        bed.pipeline.tick();
+        assert_eq!(bed.pipeline.recirculations.len(), 0);
     }
 }

@@ -20,7 +20,7 @@ pub struct Subfield {
 }
 
 /// Where an output goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OutputTo {
     /// This port, unless the packet came from it, or what its number stands for.
     Port(RulePort),
@@ -29,7 +29,7 @@ pub enum OutputTo {
 }
 
 /// Why a rule hands a packet out, as whoever wrote the rule calls it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Reason {
     /// No rule was met.
     NoMatch,
@@ -59,7 +59,7 @@ impl Reason {
 }
 
 /// One step of a rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RuleAction {
     /// Send the packet as it is now.
     Output(OutputTo),
@@ -126,6 +126,9 @@ pub enum RuleAction {
     Clone(Box<[RuleAction]>),
     /// End the rule and all that wait for its end; what is written for the packet's end is still done.
     Exit,
+    /// Have the packet go through the switch again as it is now, and go on with the next step of this rule then. It changes
+    /// nothing of what rules see, but tries what recirculation needs.
+    DebugRecirc,
     /// Nothing, but a rule is kept with it.
     Note(Box<[u8]>),
     /// The rule says that its packets meet one of the dimensions of a conjunction. Such a rule is never carried out.
@@ -177,6 +180,7 @@ impl RuleAction {
             | RuleAction::Pop(_)
             | RuleAction::DecTtl(_)
             | RuleAction::Exit
+            | RuleAction::DebugRecirc
             | RuleAction::Note(_)
             | RuleAction::Conjunction { .. }
             | RuleAction::WriteMetadata { .. }

@@ -288,6 +288,7 @@ fn count_actions(actions: &[RuleAction]) -> usize {
         | RuleAction::DecTtl(_)
         | RuleAction::Resubmit { .. }
         | RuleAction::Exit
+        | RuleAction::DebugRecirc
         | RuleAction::Note(_)
         | RuleAction::Conjunction { .. }
         | RuleAction::WriteMetadata { .. }

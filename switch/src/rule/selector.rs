@@ -66,6 +66,7 @@ fn outputs_to(actions: &[RuleAction], port: RulePort) -> bool {
         | RuleAction::Push(_)
         | RuleAction::Pop(_)
         | RuleAction::Exit
+        | RuleAction::DebugRecirc
         | RuleAction::Note(_)
         | RuleAction::Conjunction { .. }
         | RuleAction::Resubmit { .. }

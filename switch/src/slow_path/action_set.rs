@@ -44,6 +44,7 @@ fn turn(action: &RuleAction) -> Option<Turn> {
         | RuleAction::Pop(_)
         | RuleAction::Clone(_)
         | RuleAction::Exit
+        | RuleAction::DebugRecirc
         | RuleAction::Note(_)
         | RuleAction::Conjunction { .. }
         | RuleAction::WriteMetadata { .. }
@@ -72,13 +73,18 @@ impl<'a> ActionSet<'a> {
         self.0.clear();
     }
 
+    /// The actions as they were written; it is empty afterwards.
+    pub(super) fn take(&mut self) -> Vec<&'a RuleAction> {
+        std::mem::take(&mut self.0)
+    }
+
     pub(super) fn add(&mut self, actions: &'a [RuleAction]) {
         self.0.extend(actions);
     }
 
     /// The set in the order in which it runs; it is empty afterwards.
     pub(super) fn take_in_order(&mut self) -> Vec<&'a RuleAction> {
-        let written = std::mem::take(&mut self.0);
+        let written = self.take();
         let last = |wanted| written.iter().copied().rfind(|action| turn(action) == Some(wanted));
         let Some(end) = last(Turn::Output).or_else(|| last(Turn::Resubmit)) else { return Vec::new() };
         let mut ordered: Vec<_> =

@@ -12,6 +12,9 @@
 //! Rules that wait for the end of others stand on a list, not on the thread's stack: what an operator writes may slow his
 //! own packets down, within the limits below, but not overflow anything.
 //!
+//! A packet that goes through the switch again is translated once for each pass. What the first translation leaves to the
+//! next is a `Suspension`; a mask covers what was looked at in its own pass.
+//!
 //! Left out on purpose: spanning tree and storm control.
 //!
 //! # Source
@@ -35,6 +38,8 @@ use crate::rule::port::RulePort;
 use crate::rule::set::Found;
 use crate::state::SwitchState;
 
+pub use suspend::resume;
+
 use action_set::ActionSet;
 use plan::Plan;
 use trace::{Note, Observer};
@@ -57,6 +62,9 @@ mod plan;
 
 /// The packet of a translation, and which of its bits were looked at.
 mod view;
+
+/// Ending a translation early, and going on.
+mod suspend;
 
 /// Watching a translation.
 pub mod trace;
@@ -103,29 +111,9 @@ pub fn translate(key: &FlowKey, state: &SwitchState<'_>, observer: &mut impl Obs
 
 /// The same for a packet that comes with metadata and registers.
 pub fn translate_with(packet: Fields, state: &SwitchState<'_>, observer: &mut impl Observer) -> Translation {
-    let mut translator = Translator {
-        state: *state,
-        view: View::new(packet, state.config.local()),
-        plan: Plan::default(),
-        rules: Vec::with_capacity(4),
-        learn: None,
-        waiting: Vec::with_capacity(4),
-        depth: 0,
-        action_set: ActionSet::default(),
-        stack: Vec::new(),
-        mirrored: BTreeSet::new(),
-        observer,
-    };
-    let verdict = match translator.run() {
-        Ok(()) => translator.plan.into_verdict(),
-        Err(reason) => Verdict::Drop(reason),
-    };
-    let Translator { view, learn, rules, observer, waiting, .. } = translator;
-    observer.end(view.fields());
-    if let Verdict::Drop(reason) = verdict {
-        observer.note(waiting.len(), Note::Dropped(reason));
-    }
-    Translation { verdict, mask: view.into_mask(), learn, rules }
+    let mut translator = Translator::new(packet, state, observer);
+    let result = translator.run();
+    translator.into_translation(result)
 }
 
 /// Notes where a packet came from, within the limit of its port.
@@ -195,16 +183,53 @@ struct Translator<'a, O> {
 }
 
 impl<'a, O: Observer> Translator<'a, O> {
+    fn new(packet: Fields, state: &SwitchState<'a>, observer: &'a mut O) -> Self {
+        Self {
+            state: *state,
+            view: View::new(packet, state.config.local()),
+            plan: Plan::default(),
+            rules: Vec::with_capacity(4),
+            learn: None,
+            waiting: Vec::with_capacity(4),
+            depth: 0,
+            action_set: ActionSet::default(),
+            stack: Vec::new(),
+            mirrored: BTreeSet::new(),
+            observer,
+        }
+    }
+
     fn run(&mut self) -> Result<(), DropReason> {
         if let Some(port) = self.view.in_port() {
             self.mirror(port, false, None);
         }
         self.look_up(0, None, false);
+        self.finish(Some(0))
+    }
+
+    /// Takes the steps of the rules under way, and then those of the action set, which counts for this table, unless it has
+    /// had its turn.
+    fn finish(&mut self, set_table: Option<u8>) -> Result<(), DropReason> {
         self.finish_rules()?;
-        if !self.action_set.is_empty() {
-            self.run_action_set(0, None);
+        if let Some(table) = set_table
+            && !self.action_set.is_empty()
+        {
+            self.run_action_set(table, None);
+            self.finish_rules()?;
         }
-        self.finish_rules()
+        Ok(())
+    }
+
+    fn into_translation(self, result: Result<(), DropReason>) -> Translation {
+        let verdict = match result {
+            Ok(()) => self.plan.into_verdict(),
+            Err(reason) => Verdict::Drop(reason),
+        };
+        self.observer.end(self.view.fields());
+        if let Verdict::Drop(reason) = verdict {
+            self.observer.note(self.waiting.len(), Note::Dropped(reason));
+        }
+        Translation { verdict, mask: self.view.into_mask(), learn: self.learn, rules: self.rules }
     }
 
     /// Lets the action set, which is not empty, have its turn; for a copy if there is an original.
@@ -240,14 +265,21 @@ impl<'a, O: Observer> Translator<'a, O> {
         let Some(ended) = self.waiting.pop() else { return };
         self.depth -= usize::from(ended.deepens);
         let Some(original) = ended.original else { return };
-        if self.action_set.is_empty() {
-            let Original { packet, stack, action_set } = *original;
-            self.view.take_back(packet);
-            (self.stack, self.action_set) = (stack, action_set);
-            self.view.set_actset_output(self.action_set.output());
+        // It has one turn: what the rules write that it resubmits to is for nobody.
+        let had_its_turn = matches!(ended.steps, Steps::Set(_));
+        if had_its_turn || self.action_set.is_empty() {
+            self.take_back(*original);
         } else {
             self.run_action_set(ended.table, Some(original));
         }
+    }
+
+    /// Goes on with the original of the copy that is done with.
+    fn take_back(&mut self, original: Original<'a>) {
+        let Original { packet, stack, action_set } = original;
+        self.view.take_back(packet);
+        (self.stack, self.action_set) = (stack, action_set);
+        self.view.set_actset_output(self.action_set.output());
     }
 
     /// Goes on with a copy of the packet.
@@ -332,6 +364,7 @@ impl<'a, O: Observer> Translator<'a, O> {
             RuleAction::DecTtl(_) => self.decrement_ttl(),
             RuleAction::Clone(steps) => self.clone_packet(steps, table),
             RuleAction::Exit => self.exit(),
+            RuleAction::DebugRecirc => self.suspend(),
             RuleAction::Resubmit { in_port, table: to } => {
                 self.resubmit(table, to.unwrap_or(table), *in_port)?;
             }

@@ -1,8 +1,11 @@
 //! The actions of a translation while they are found.
 
-use crate::action::{Action, Actions, Verdict};
+use std::sync::Arc;
+
+use crate::action::{Action, Actions, Operand, Verdict};
 use crate::drop_reason::DropReason;
 use crate::edit::rewrite::Rewrite;
+use crate::recirculation::Recirculation;
 
 /// Most actions of a verdict: as many as fit in the 64 kB that Open vSwitch allows.
 pub(super) const MAX_ACTIONS: usize = 4096;
@@ -11,7 +14,7 @@ pub(super) const MAX_ACTIONS: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     actions: Vec<Action>,
-    rewrites: Vec<Rewrite>,
+    operands: Vec<Operand>,
     /// The packet goes somewhere, not counting mirrors.
     is_delivered: bool,
     /// The first thing that kept it from going somewhere.
@@ -35,11 +38,21 @@ impl Plan {
     }
 
     pub(super) fn rewrite(&mut self, rewrite: Rewrite) {
-        // Bound: no more rewrites than actions, of which there are few enough; see `is_full`.
-        if let Ok(index) = u16::try_from(self.rewrites.len()) {
-            self.rewrites.push(rewrite);
-            self.actions.push(Action::Rewrite(index));
-        }
+        let operand = self.operand(Operand::Rewrite(rewrite));
+        self.actions.extend(operand.map(Action::Rewrite));
+    }
+
+    /// Has the packet go through the switch again, which counts as going somewhere.
+    pub(super) fn recirculate(&mut self, recirculation: Arc<Recirculation>) {
+        let operand = self.operand(Operand::Recirculate(recirculation));
+        operand.map(Action::Recirculate).into_iter().for_each(|action| self.deliver(action));
+    }
+
+    fn operand(&mut self, operand: Operand) -> Option<u16> {
+        // Bound: no more operands than actions, of which there are few enough; see `is_full`.
+        let index = u16::try_from(self.operands.len()).ok()?;
+        self.operands.push(operand);
+        Some(index)
     }
 
     /// Notes a reason for which the packet did not go somewhere.
@@ -58,7 +71,7 @@ impl Plan {
         if !self.is_delivered && !self.actions.is_empty() {
             self.actions.push(Action::Drop(reason));
         }
-        match Actions::with_rewrites(&self.actions, self.rewrites) {
+        match Actions::with_operands(&self.actions, self.operands) {
             Some(actions) => Verdict::Forward(actions),
             None => Verdict::Drop(reason),
         }

@@ -179,6 +179,8 @@ fn oracle_catches_a_mask_that_is_one_bit_too_wide() {
     key.vlan[0] = KeyTag::of_frame(VlanTag { tpid: TYPE_CUSTOMER.into(), tci: 10.into() });
     let mask = decide_key(&key, &config, &fdb).mask;
     let mut caught = 0;
+    // The pass is in every mask, whatever a translation looks at.
+    let mask = Mask(FlowKey { recirc_id: 0.into(), ..mask.0 });
     for word in 0..FlowKey::WORDS {
         for bit in (0..64).map(|bit| 1 << bit).filter(|bit| mask.0.words()[word] & bit != 0) {
             let mut wider = mask;
@@ -259,7 +261,7 @@ fn crossing(from: &VlanMode, to: &PortVlan, tags: &[TagText]) -> Option<Vec<TagT
             Action::PopVlan => drop(tags.remove(0)),
             Action::SetVlan(vlan) => tags[0].1 = vlan.number(),
             Action::Output(_) => {}
-            Action::Rewrite(_) | Action::Punt(_) | Action::Drop(_) => {
+            Action::Rewrite(_) | Action::Recirculate(_) | Action::Punt(_) | Action::Drop(_) => {
                 unreachable!("a learning switch does not")
             }
         }
@@ -473,6 +475,26 @@ fn rules_in_circles_and_rules_without_end_are_dropped_each_with_its_reason() {
     assert_eq!(many.verdict, Verdict::Drop(DropReason::TooManyActions));
     let most = by_tables(vec![vec![to(1); plan::MAX_ACTIONS]], vec![]);
     assert!(matches!(most.verdict, Verdict::Forward(actions) if actions.len() == plan::MAX_ACTIONS));
+}
+
+#[test]
+fn action_set_of_a_packet_and_of_a_copy_has_one_turn() {
+    let set = |steps: &[RuleAction]| RuleAction::WriteActions(steps.into());
+    let writes = vec![set(&[resubmit(1)])];
+    let copies = vec![RuleAction::Clone(writes.clone().into())];
+    for first in [writes, copies] {
+        let wrote_too_late = by_tables(vec![first.clone(), vec![set(&[to(1)])]], vec![]);
+        assert_eq!(wrote_too_late.verdict, Verdict::Drop(DropReason::RuleDrop));
+        let again = by_tables(vec![first, vec![set(&[to(1)]), RuleAction::DebugRecirc]], vec![]);
+        let Verdict::Forward(actions) = again.verdict else { panic!("{:?}", again.verdict) };
+        let left = actions.recirculation(0).unwrap().suspension();
+        let config = SwitchConfig::new(1, (0..3).map(|n| (port(n), PortVlan::default())));
+        let state = SwitchState { config: &config, fdb: &Fdb::new(8), rules: &RuleSet::learning_switch(0) };
+        assert_eq!(
+            resume(&FlowKey::default(), left, &state, &mut ()).verdict,
+            Verdict::Drop(DropReason::RuleDrop)
+        );
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::action::Action;
 use crate::drop_reason::DropReason;
 use crate::flow::fields::Fields;
 use crate::port::PortId;
+use crate::recirculation::Suspension;
 use crate::rule::action::RuleAction;
 use crate::rule::entry::Rule;
 use crate::rule::field::Field;
@@ -53,6 +54,12 @@ pub trait Observer {
 
     /// A fact on the way.
     fn note(&mut self, _depth: usize, _note: Note<'_>) {}
+
+    /// The packet, or a copy of it, goes through the switch again as it is now, for this. Returns the number to show for it;
+    /// the datapath gives its own.
+    fn suspended(&mut self, _fields: &Fields, _suspension: &Suspension) -> u32 {
+        0
+    }
 
     /// The translation is over, and this is what the rules have made of the packet.
     fn end(&mut self, _fields: &Fields) {}

@@ -14,7 +14,7 @@
 //! tag of the key its bits came, and whether the datapath has it already. Tags that pushes moved out of sight wait in
 //! `buried`. What the datapath must do is always: pop some tags, rewrite, push the new ones.
 
-use zerocopy::byteorder::big_endian::U16;
+use zerocopy::byteorder::big_endian::{U16, U32};
 
 use crate::action::Action;
 use crate::edit::rewrite::Rewrite;
@@ -149,11 +149,11 @@ pub(super) struct Original {
 }
 
 impl View {
-    /// A packet of which only the ingress port was looked at: megaflows belong to a port. `local` is the port that rules call
+    /// A packet of which only the ingress port and the pass were looked at: megaflows belong to both. `local` is the port that rules call
     /// `LOCAL`.
     pub(super) fn new(mut fields: Fields, local: Option<PortId>) -> Self {
         let mut mask = Mask::default();
-        mask.0.in_port = u32::MAX;
+        (mask.0.in_port, mask.0.recirc_id) = (u32::MAX, U32::MAX_VALUE);
         fields.actset_output = RulePort::UNSET.number_oxm().into();
         // A number that no port has must not read as one with the bit of the local port.
         let in_port = u32::from(u16::try_from(fields.key.in_port).unwrap_or(RulePort::NONE.number()));
@@ -235,6 +235,17 @@ impl View {
     /// The fields as they are now.
     pub(super) fn fields(&self) -> &Fields {
         &self.fields
+    }
+
+    /// What no packet has: what rules noted, and the ingress port as they see it.
+    pub(super) fn own_fields(&self) -> Fields {
+        let key = FlowKey { in_port: self.fields.key.in_port, ..FlowKey::default() };
+        Fields { key, ..self.fields }
+    }
+
+    /// Makes this, which [`own_fields`](Self::own_fields) told, the ingress port.
+    pub(super) fn come_from(&mut self, in_port: u32) {
+        self.fields.key.in_port = in_port;
     }
 
     /// The ingress port, if it is one: rules may write any number.

@@ -381,6 +381,7 @@ fn actions(random: &mut Random, table: u8) -> Box<[RuleAction]> {
             9 => push_or_pop(random),
             11 => copy(random, table, 0),
             12 if random.one_in(6) => RuleAction::Exit,
+            15 if random.one_in(3) => RuleAction::DebugRecirc,
             13 => RuleAction::Enqueue { port: rule_port(random), queue: 1 },
             14 => push_or_pop(random),
             10 => {
@@ -416,7 +417,8 @@ fn push_or_pop(random: &mut Random) -> RuleAction {
 /// Steps with a copy of the packet, perhaps with copies of it.
 fn copy(random: &mut Random, table: u8, depth: usize) -> RuleAction {
     let later = table + 1 + u8::try_from(random.below(2)).expect("a table");
-    let one = |random: &mut Random| match random.below(9) {
+    let one = |random: &mut Random| match random.below(10) {
+        9 => RuleAction::DebugRecirc,
         0..=2 => output(random),
         3 => push_or_pop(random),
         4 if depth < 2 => copy(random, table, depth + 1),

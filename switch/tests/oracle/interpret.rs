@@ -1,5 +1,6 @@
 //! What the rules do with a packet, worked out the plain way: rules are tried one after the other, a lookup within a rule
-//! is a call, outputs are frames.
+//! is a call, outputs are frames. A packet that goes through the switch again simply goes on; what each pass did stands or
+//! falls by itself.
 
 use vsteer_switch::bridge::config::SwitchConfig;
 use vsteer_switch::bridge::fdb::Fdb;
@@ -21,8 +22,19 @@ use crate::plain::{Plain, Tag};
 pub(crate) struct Fate {
     pub(crate) sent: Vec<(PortId, Vec<u8>)>,
     pub(crate) punted: Vec<Vec<u8>>,
-    pub(crate) dropped: Option<DropReason>,
+    pub(crate) dropped: Vec<DropReason>,
+    /// Times that the packet or a copy of it went through the switch again.
+    pub(crate) recirculated: usize,
+    /// It went again as something that is read in another way the second time, or so often that bounds for whole bursts
+    /// matter, and there is no saying here what becomes of it.
+    pub(crate) is_beyond: bool,
 }
+
+/// Times that a packet and its copies may go again here; those of a burst stay below the switch's bound for a burst.
+const MAX_RECIRCULATED: usize = 50;
+
+/// Passes of a packet, the first included.
+const MAX_PASSES: usize = 16;
 
 /// What a rule asks of a packet: that these bits of a field, `(value, mask)`, are so.
 type Condition = (Field, u128, u128);
@@ -122,6 +134,22 @@ struct Run<'a> {
     mirrored: Vec<(usize, usize)>,
     depth: usize,
     lookups: usize,
+    dropped: Vec<DropReason>,
+    recirculated: usize,
+    is_beyond: bool,
+    /// Which pass this is, from 0.
+    pass: usize,
+    /// How much was sent, handed out and dropped before it.
+    mark: [usize; 3],
+    /// In a copy that went again: what the original goes on with.
+    first_left: Option<Left>,
+}
+
+/// What holds for the original as its copy leaves for another pass.
+struct Left {
+    mirrored: Vec<(usize, usize)>,
+    why: Option<DropReason>,
+    lookups: usize,
 }
 
 pub(crate) fn fate(packet: &Plain, rules: &Rules<'_>, config: &SwitchConfig, fdb: &Fdb) -> Fate {
@@ -146,14 +174,17 @@ pub(crate) fn fate(packet: &Plain, rules: &Rules<'_>, config: &SwitchConfig, fdb
         mirrored: Vec::new(),
         depth: 0,
         lookups: 0,
+        dropped: Vec::new(),
+        recirculated: 0,
+        is_beyond: false,
+        pass: 0,
+        mark: [0; 3],
+        first_left: None,
     };
-    match run.all() {
-        Ok(()) => {
-            let dropped = (!run.is_delivered).then(|| run.why.unwrap_or(DropReason::RuleDrop));
-            Fate { sent: run.sent, punted: run.punted, dropped }
-        }
-        Err(reason) => Fate { dropped: Some(reason), ..Fate::default() },
-    }
+    let result = run.all();
+    run.end_pass(result);
+    let Run { sent, punted, dropped, recirculated, is_beyond, .. } = run;
+    Fate { sent, punted, dropped, recirculated, is_beyond }
 }
 
 /// A frame inside the switch.
@@ -180,6 +211,33 @@ impl<'a> Run<'a> {
         self.mirror(self.packet.port(), false, None);
         self.table(0, None)?;
         self.run_set(0)
+    }
+
+    /// Ends a pass. If it failed, nothing of it is done.
+    fn end_pass(&mut self, result: Result<(), DropReason>) {
+        match result {
+            Ok(()) if self.is_delivered => {}
+            Ok(()) => self.dropped.push(self.why.unwrap_or(DropReason::RuleDrop)),
+            Err(reason) => {
+                let [sent, punted, dropped] = self.mark;
+                self.sent.truncate(sent);
+                self.punted.truncate(punted);
+                self.dropped.truncate(dropped);
+                self.dropped.push(reason);
+            }
+        }
+    }
+
+    /// Begins another pass; what was done so far is done.
+    fn go_again(&mut self) -> Result<(), DropReason> {
+        let (mirrored, why, lookups) = (self.mirrored.clone(), self.why, self.lookups);
+        self.first_left.get_or_insert(Left { mirrored, why, lookups });
+        self.recirculated += 1;
+        self.is_beyond |= self.recirculated > MAX_RECIRCULATED || self.packet.is_misread_when_it_returns();
+        self.pass += 1;
+        self.mark = [self.sent.len(), self.punted.len(), self.dropped.len()];
+        (self.is_delivered, self.why, self.lookups, self.depth) = (false, None, 0, 0);
+        if self.pass == MAX_PASSES || self.is_beyond { Err(DropReason::TooManyPasses) } else { Ok(()) }
     }
 
     /// Takes these steps, unless one of them ends them.
@@ -243,10 +301,11 @@ impl<'a> Run<'a> {
         if self.lookups > 4096 {
             return Err(DropReason::TooManyResubmits);
         }
-        let deepens = usize::from(table <= from);
-        self.depth += deepens;
+        let (depth, pass) = (self.depth, self.pass);
+        self.depth += usize::from(table <= from);
         self.table(table, in_port)?;
-        self.depth -= deepens;
+        // Each pass counts anew.
+        self.depth = if self.pass == pass { depth } else { 0 };
         Ok(())
     }
 
@@ -255,9 +314,20 @@ impl<'a> Run<'a> {
         let (packet, stack, set) =
             (self.packet.clone(), std::mem::take(&mut self.stack), std::mem::take(&mut self.set));
         let version = self.version;
-        self.steps(steps, table)?;
-        if !self.is_over {
-            self.run_set(table)?;
+        let (pass, mark, depth) = (self.pass, self.mark, self.depth);
+        let outer = self.first_left.take();
+        let mut result = self.steps(steps, table);
+        if result.is_ok() && !self.is_over {
+            result = self.run_set(table);
+        }
+        if let Some(left) = std::mem::replace(&mut self.first_left, outer) {
+            // The copy went again: what became of it is nothing to the original, for which that is one way of being sent.
+            self.end_pass(result);
+            (self.pass, self.mark, self.depth, self.is_over) = (pass, mark, depth, false);
+            (self.mirrored, self.why, self.lookups) = (left.mirrored, left.why, left.lookups);
+            self.is_delivered = true;
+        } else {
+            result?;
         }
         (self.packet, self.stack, self.set, self.version) = (packet, stack, set, version);
         Ok(())
@@ -324,6 +394,7 @@ impl<'a> Run<'a> {
                 }
             }
             RuleAction::Clone(steps) => self.copy(steps, table)?,
+            RuleAction::DebugRecirc => self.go_again()?,
             RuleAction::Exit => {
                 self.is_over = true;
                 self.set.clear();

@@ -1,6 +1,6 @@
 //! The switch against an interpreter that has no masks, no caches and no tables but a list of rules.
 //!
-//! Random rules and random packets go through a whole `Pipeline`, caches included, which forgets nothing between packets.
+//! Random rules, some of which have packets go through the switch again, and random packets go through a whole `Pipeline`, caches included, which forgets nothing between packets.
 //! Every frame that leaves must have the bytes, checksums included, that `interpret.rs` builds from plain numbers, at
 //! the same ports; every packet that does not leave must have the same reason. And for each translation, bits that its
 //! mask leaves out are flipped and must not matter.
@@ -16,6 +16,7 @@ mod generate;
 /// A packet as plain numbers, and its bytes.
 mod plain;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use vsteer_switch::action::{Action, Punt, Verdict};
@@ -28,12 +29,13 @@ use vsteer_switch::megaflow::Megaflow;
 use vsteer_switch::packet::{Burst, Frame, Offload, Segment};
 use vsteer_switch::pipeline::{Context, Events, Pipeline, PipelineConfig, Transmit};
 use vsteer_switch::port::PortId;
+use vsteer_switch::revalidate::still_valid;
 use vsteer_switch::rule::action::RuleAction;
 use vsteer_switch::rule::edit::Edit;
 use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::field::Field;
 use vsteer_switch::rule::set::RuleSet;
-use vsteer_switch::slow_path::{Translation, translate};
+use vsteer_switch::slow_path::{Translation, resume, translate};
 use vsteer_switch::state::SwitchState;
 
 use generate::Random;
@@ -47,10 +49,15 @@ const POOL: usize = 500;
 /// Bits flipped for each translation.
 const FLIPS: usize = 24;
 
-struct Nobody;
+/// The megaflows that are made.
+#[derive(Default)]
+struct Installed(RefCell<Vec<Arc<Megaflow>>>);
 
-impl Events for Nobody {
-    fn flow_installed(&self, _: Arc<Megaflow>) {}
+impl Events for Installed {
+    fn flow_installed(&self, flow: Arc<Megaflow>) {
+        self.0.borrow_mut().push(flow);
+    }
+
     fn fdb_changed(&self) {}
 }
 
@@ -110,21 +117,29 @@ impl World {
     }
 }
 
-/// The reference's word on a burst: at each port in order of arrival.
-fn expected(world: &World, rules: &Rules<'_>, packets: &[&Plain]) -> Traffic {
+/// The reference's word on a burst: at each port in order of arrival, and whether some of its packets go again.
+fn expected(world: &World, rules: &Rules<'_>, packets: &[&Plain]) -> (Traffic, bool) {
     let mut wanted = Traffic::default();
+    let mut is_overtaking = false;
     for packet in packets {
-        let Fate { sent, punted, dropped } = interpret::fate(packet, rules, &world.config, &world.fdb);
+        let Fate { sent, punted, dropped, recirculated, .. } =
+            interpret::fate(packet, rules, &world.config, &world.fdb);
+        is_overtaking |= recirculated > 0;
         wanted.sent.extend(sent);
         wanted.punted.extend(punted);
         let in_port = PortId::new(u16::try_from(packet.in_port).expect("a port")).expect("a port");
-        wanted.dropped.extend(dropped.map(|reason| (in_port, reason, 1)));
+        wanted.dropped.extend(dropped.into_iter().map(|reason| (in_port, reason, 1)));
     }
-    wanted
+    (wanted, is_overtaking)
 }
 
-/// In an order that does not depend on how outputs were gathered: by port, and by reason.
-fn sorted(mut traffic: Traffic) -> Traffic {
+/// In an order that does not depend on how outputs were gathered: by port, and by reason. Where packets go again, those of a
+/// burst that do not overtake them.
+fn sorted(mut traffic: Traffic, is_overtaking: bool) -> Traffic {
+    if is_overtaking {
+        traffic.sent.sort();
+        traffic.punted.sort();
+    }
     traffic.sent.sort_by_key(|(port, _)| *port);
     let mut dropped: Vec<(PortId, DropReason, u64)> = Vec::new();
     for (port, reason, packets) in traffic.dropped {
@@ -149,16 +164,16 @@ fn key_of(world: &World, burst: &mut Burst) -> FlowKey {
 fn bit_that_matters(
     key: &FlowKey,
     mask: &Mask,
-    state: &SwitchState<'_>,
+    decide: impl Fn(&FlowKey) -> Translation,
     bits: impl IntoIterator<Item = usize>,
 ) -> Option<usize> {
-    let decided = translate(key, state, &mut ());
+    let decided = decide(key);
     bits.into_iter().find(|bit| {
         let (word, bit) = (bit / 64, 1 << (bit % 64));
         let mut flipped = *key;
         flipped.words_mut()[word] ^= bit;
         let is_outside = mask.0.words()[word] & bit == 0;
-        is_outside && Translation { mask: decided.mask, ..translate(&flipped, state, &mut ()) } != decided
+        is_outside && Translation { mask: decided.mask, ..decide(&flipped) } != decided
     })
 }
 
@@ -178,6 +193,10 @@ struct Coverage {
     punted: usize,
     copied: usize,
     conjunctions: usize,
+    /// Packets that were left out as the interpreter cannot say what becomes of them.
+    beyond: usize,
+    recirculated: u64,
+    resumed: usize,
     reasons: Vec<DropReason>,
     hits: u64,
     upcalls: u64,
@@ -217,11 +236,24 @@ fn every_packet_of_every_rule_set_is_treated_as_the_interpreter_says() {
         compare(&world, &mut random, packets, &mut coverage);
     }
     println!("{coverage:?}");
-    let Coverage { forwarded, rewritten, tagged, punted, copied, conjunctions, reasons, hits, upcalls } =
-        coverage;
-    for count in [forwarded, rewritten, tagged, punted, copied, conjunctions] {
+    let Coverage {
+        forwarded,
+        rewritten,
+        tagged,
+        punted,
+        copied,
+        conjunctions,
+        beyond,
+        recirculated,
+        resumed,
+        reasons,
+        hits,
+        upcalls,
+    } = coverage;
+    for count in [forwarded, rewritten, tagged, punted, copied, conjunctions, resumed] {
         assert!(count > 50, "too few to mean anything");
     }
+    assert!(recirculated > 1_000 && forwarded > 10 * beyond);
     for reason in [DropReason::RuleDrop, DropReason::NoRule, DropReason::NoEgress, DropReason::TtlExceeded] {
         assert!(reasons.contains(&reason), "{reason:?} never occurred");
     }
@@ -230,25 +262,35 @@ fn every_packet_of_every_rule_set_is_treated_as_the_interpreter_says() {
 
 /// Sends `packets` packets through a pipeline and the interpreter.
 fn compare(world: &World, random: &mut Random, packets: usize, coverage: &mut Coverage) {
-    let pool: Vec<Plain> = (0..POOL).map(|_| generate::packet(random, &world.specs)).collect();
+    let rules = Rules::new(&world.specs);
+    let mut pool = Vec::new();
+    while pool.len() < POOL {
+        let packet = generate::packet(random, &world.specs);
+        if interpret::fate(&packet, &rules, &world.config, &world.fdb).is_beyond {
+            coverage.beyond += 1;
+        } else {
+            pool.push(packet);
+        }
+    }
     let bytes: Vec<Vec<u8>> = pool.iter().map(Plain::bytes).collect();
     let limits =
         PipelineConfig { exact_match_entries: 128, upcall_burst_pkts: u32::MAX, ..PipelineConfig::default() };
-    let rules = Rules::new(&world.specs);
+    let installed = Installed::default();
     let mut pipeline = Pipeline::new(limits);
     let mut burst = Burst::new();
     let cx = Context {
         now_ms: 1,
         state: SwitchState { config: &world.config, fdb: &world.fdb, rules: &world.rules },
-        events: &Nobody,
+        events: &installed,
     };
+    let decide = |key: &FlowKey| translate(key, &world.state(), &mut ());
     for (packet, bytes) in pool.iter().zip(&bytes) {
         fill(&mut burst, packet.port(), &[bytes]);
         let key = key_of(world, &mut burst);
-        let translation = translate(&key, &world.state(), &mut ());
+        let translation = decide(&key);
         coverage.note(&translation);
         let bits: Vec<usize> = (0..FLIPS).map(|_| random.below(FlowKey::WORDS * 64)).collect();
-        let matters = bit_that_matters(&key, &translation.mask, &world.state(), bits);
+        let matters = bit_that_matters(&key, &translation.mask, decide, bits);
         assert_eq!(matters, None, "{packet:?} under {:?}", translation.mask);
     }
     let mut sent = 0;
@@ -266,8 +308,8 @@ fn compare(world: &World, random: &mut Random, packets: usize, coverage: &mut Co
         let mut seen = Traffic::default();
         pipeline.process(&mut burst, &cx, &mut seen);
         let packets: Vec<&Plain> = picked.iter().map(|&nth| &pool[nth]).collect();
-        let wanted = sorted(expected(world, &rules, &packets));
-        let seen = sorted(seen);
+        let (wanted, is_overtaking) = expected(world, &rules, &packets);
+        let (seen, wanted) = (sorted(seen, is_overtaking), sorted(wanted, is_overtaking));
         if seen != wanted {
             let alone =
                 packets.iter().zip(&frames).find_map(|(packet, frame)| explain(world, &rules, packet, frame));
@@ -277,8 +319,18 @@ fn compare(world: &World, random: &mut Random, packets: usize, coverage: &mut Co
             );
         }
     }
+    for flow in installed.0.take() {
+        let Some(recirculation) = flow.resumes() else { continue };
+        let recirculation = recirculation.upgrade().expect("the megaflow that leads here is in the table");
+        coverage.resumed += 1;
+        assert!(still_valid(&flow, &world.state()), "{flow:?}");
+        let bits: Vec<usize> = (0..FLIPS).map(|_| random.below(FlowKey::WORDS * 64)).collect();
+        let decide = |key: &FlowKey| resume(key, recirculation.suspension(), &world.state(), &mut ());
+        assert_eq!(bit_that_matters(flow.key(), flow.mask(), decide, bits), None, "{flow:?}");
+    }
     for (name, count) in pipeline.stats().snapshot() {
         match name {
+            "recirculated" => coverage.recirculated += count,
             "repeats" | "exact_hits" | "classifier_hits" => coverage.hits += count,
             "upcalls" => coverage.upcalls += count,
             _ => {}
@@ -294,11 +346,12 @@ fn explain(world: &World, rules: &Rules<'_>, packet: &Plain, bytes: &[u8]) -> Op
     let cx = Context {
         now_ms: 1,
         state: SwitchState { config: &world.config, fdb: &world.fdb, rules: &world.rules },
-        events: &Nobody,
+        events: &Installed::default(),
     };
     let mut seen = Traffic::default();
     Pipeline::new(PipelineConfig::default()).process(&mut burst, &cx, &mut seen);
-    let (seen, wanted) = (sorted(seen), sorted(expected(world, rules, &[packet])));
+    let (wanted, _) = expected(world, rules, &[packet]);
+    let (seen, wanted) = (sorted(seen, true), sorted(wanted, true));
     let rules: Vec<_> =
         translation.rules.iter().map(|rule| (rule.spec().table, &rule.spec().actions)).collect();
     let ports = |traffic: &Traffic| traffic.sent.iter().map(|sent| sent.0.number()).collect::<Vec<_>>();
@@ -331,14 +384,15 @@ fn mask_widened_by_one_bit_is_caught() {
             let mut burst = Burst::new();
             fill(&mut burst, packet.port(), &[&packet.bytes()]);
             let key = key_of(&world, &mut burst);
-            let mask = translate(&key, &world.state(), &mut ()).mask;
-            let matters = bit_that_matters(&key, &mask, &world.state(), 0..FlowKey::WORDS * 64);
+            let decide = |key: &FlowKey| translate(key, &world.state(), &mut ());
+            let mask = decide(&key).mask;
+            let matters = bit_that_matters(&key, &mask, decide, 0..FlowKey::WORDS * 64);
             assert_eq!(matters, None, "{packet:?} under {mask:?}");
             for bit in (0..FlowKey::WORDS * 64).filter(|bit| mask.0.words()[bit / 64] >> (bit % 64) & 1 == 1)
             {
                 let mut wider = mask;
                 wider.0.words_mut()[bit / 64] &= !(1 << (bit % 64));
-                caught += usize::from(bit_that_matters(&key, &wider, &world.state(), [bit]) == Some(bit));
+                caught += usize::from(bit_that_matters(&key, &wider, decide, [bit]) == Some(bit));
             }
         }
     }

@@ -91,6 +91,13 @@ impl Plain {
         self.in_port = if port == LOCAL { self.local.unwrap_or(LOCAL) } else { port };
     }
 
+    /// Whether it has become something that a switch takes for another packet when it comes back: the tags that it looks
+    /// at hide what is behind more of them, and a message about neighbours is one only while its hop limit says that no
+    /// router has passed it on.
+    pub(crate) fn is_misread_when_it_returns(&self) -> bool {
+        self.tags.len() > 2 || self.nd_option != 0 && self.ttl != 255
+    }
+
     fn tci(&self, nth: usize) -> u128 {
         self.tags.get(nth).map_or(0, |tag| u128::from(PRESENT | tag.pcp << 13 | tag.vid))
     }

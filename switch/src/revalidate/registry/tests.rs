@@ -60,6 +60,7 @@ fn flow(
         source: translation.learn,
         seen: state.generations(),
         rules: rules.iter().map(|&rule| Arc::clone(rule)).collect(),
+        resumes: None,
     };
     Arc::new(Megaflow::new(id.into(), 0, spec))
 }
@@ -330,6 +331,7 @@ fn flow_that_looks_at_too_much_goes_when_its_turn_comes() {
             source: narrow.source(),
             seen: narrow.seen(),
             rules: Box::default(),
+            resumes: None,
         };
         registry.adopt(Arc::new(Megaflow::new(id.into(), 0, spec)));
     }
@@ -354,6 +356,7 @@ fn flow_with_a_mask_that_misses_a_bit_or_another_verdict_is_over() {
             source: right.source(),
             seen: right.seen(),
             rules: Box::default(),
+            resumes: None,
         };
         check(&Megaflow::new(1, 0, spec), &counted_by, &pass(0, &config, &fdb).state)
     };

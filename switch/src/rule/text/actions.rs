@@ -46,6 +46,7 @@ impl Stage {
             | RuleAction::Resubmit { .. }
             | RuleAction::Clone(_)
             | RuleAction::Exit
+            | RuleAction::DebugRecirc
             | RuleAction::Note(_)
             | RuleAction::Conjunction { .. } => Stage::Apply,
         }
@@ -212,6 +213,7 @@ fn check_in_set(action: &RuleAction, item: &Item<'_>) -> Result<(), TextError> {
         | RuleAction::Pop(_)
         | RuleAction::Clone(_)
         | RuleAction::Exit
+        | RuleAction::DebugRecirc
         | RuleAction::Note(_)
         | RuleAction::Conjunction { .. } => {
             Err(item.whole.error("an action that has a place in the order of an action set"))

@@ -95,6 +95,11 @@ pub(super) fn is_datapath(items: &[Item<'_>]) -> bool {
     !items.is_empty() && items.iter().all(is_group)
 }
 
+/// Whether a text is the number zero, in decimal or hexadecimal.
+fn is_zero(text: &str) -> bool {
+    text.trim().trim_start_matches("0x").trim_start_matches('0').is_empty()
+}
+
 /// A packet in the making.
 struct Groups<'a> {
     names: &'a dyn PortNames,
@@ -155,6 +160,9 @@ impl<'a> Groups<'a> {
             }
             "encap" => Err(item.whole.error("vlan(...) before encap(...)")),
             "tcp_flags" => self.field(Field::TcpFlags, item.value),
+            "recirc_id" if !is_zero(item.value.text()) => Err(item.whole.error(
+                "recirc_id(0), a packet on its first pass; describe the packet as it came, and the later passes follow",
+            )),
             _ if PASSED_OVER.contains(&name) => Ok(()),
             _ => {
                 let members = GROUPS.iter().find(|(own, _)| *own == name).map(|(_, members)| *members);

@@ -108,6 +108,7 @@ impl Known {
             | RuleAction::Resubmit { .. }
             | RuleAction::Clone(_)
             | RuleAction::Exit
+            | RuleAction::DebugRecirc
             | RuleAction::Note(_)
             | RuleAction::Conjunction { .. }
             | RuleAction::WriteMetadata { .. }

@@ -91,13 +91,12 @@ const UNSUPPORTED_FIELDS: [&str; 17] = [
 ];
 
 /// Open vSwitch's further actions, and why each is none of this switch.
-const UNSUPPORTED_ACTIONS: [(&str, &str); 27] = [
+const UNSUPPORTED_ACTIONS: [(&str, &str); 26] = [
     ("bundle", BY_HASH),
     ("bundle_load", BY_HASH),
     ("check_pkt_larger", "packets are not told apart by their length"),
     ("ct", CONNECTIONS),
     ("ct_clear", CONNECTIONS),
-    ("debug_recirc", "it is for tests of Open vSwitch"),
     ("debug_slow", "it is for tests of Open vSwitch"),
     ("dec_mpls_ttl", MPLS),
     ("dec_nsh_ttl", ENCAPSULATION),
@@ -127,7 +126,7 @@ const ENCAPSULATION: &str = "packets are not encapsulated";
 const MPLS: &str = "labels of MPLS are not read";
 
 /// Every word that begins an action.
-const ACTIONS: [&str; 54] = [
+const ACTIONS: [&str; 55] = [
     "ALL",
     "CONTROLLER",
     "FLOOD",
@@ -141,6 +140,7 @@ const ACTIONS: [&str; 54] = [
     "clone",
     "conjunction",
     "controller",
+    "debug_recirc",
     "dec_ttl",
     "drop",
     "enqueue",

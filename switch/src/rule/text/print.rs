@@ -151,6 +151,7 @@ fn action_text(action: &RuleAction, names: &dyn PortNames) -> String {
         RuleAction::Resubmit { in_port, table } => resubmit_text(*in_port, *table, names),
         RuleAction::Clone(steps) => format!("clone({})", actions_text(steps, names)),
         RuleAction::Exit => "exit".to_owned(),
+        RuleAction::DebugRecirc => "debug_recirc".to_owned(),
         RuleAction::Note(bytes) => {
             let bytes: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
             format!("note:{}", bytes.join("."))

@@ -203,7 +203,7 @@ impl Random {
 
     /// An action that stands in rules and copies alone.
     fn listed(&mut self, known: &mut Known, depth: usize) -> RuleAction {
-        match self.below(16) {
+        match self.below(17) {
             0 => {
                 let (_, reason) = Reason::NAMES[self.of::<usize>(6)];
                 RuleAction::Controller { max_len: self.of(1 << 16), id: self.of(3), reason }
@@ -220,6 +220,7 @@ impl Random {
             6 => RuleAction::Note((0..6 + 8 * self.below(3)).map(|_| self.of(256)).collect()),
             7 => RuleAction::Enqueue { port: self.port().into(), queue: self.of(1 << 32) },
             8 => RuleAction::PopQueue,
+            10 => RuleAction::DebugRecirc,
             9 if depth < 3 => {
                 let mut inner = *known;
                 RuleAction::Clone((0..self.below(4)).map(|_| self.listed(&mut inner, depth + 1)).collect())

@@ -75,6 +75,7 @@ impl Step<'_> {
             "dec_ttl" => self.dec_ttl(item),
             "resubmit" => self.resubmit(item),
             "exit" => item.bare().map(|()| RuleAction::Exit),
+            "debug_recirc" => item.bare().map(|()| RuleAction::DebugRecirc),
             "note" => note(item),
             "conjunction" => conjunction(item),
             "write_metadata" => write_metadata(value()?),

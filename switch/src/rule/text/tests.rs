@@ -1135,6 +1135,11 @@ fn packet_may_be_described_as_a_datapath_has_it() {
         ),
         ("in_port(1),eth(source=1)", "column 16: found \"source\", expected one of src, dst"),
         (
+            "recirc_id(0x1),in_port(1)",
+            "column 1: found \"recirc_id(0x1)\", expected recirc_id(0), a packet on its first pass; describe the packet as it \
+             came, and the later passes follow",
+        ),
+        (
             "in_port(1),encap(eth_type(0x0800))",
             "column 12: found \"encap(eth_type(0x0800))\", expected vlan(...) before encap(...)",
         ),
