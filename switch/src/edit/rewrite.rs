@@ -43,6 +43,15 @@ enum Refused {
     HeadTooShort,
 }
 
+impl From<Missing> for Refused {
+    fn from(missing: Missing) -> Self {
+        match missing {
+            Missing::Malformed => Refused::Malformed,
+            Missing::Beyond => Refused::HeadTooShort,
+        }
+    }
+}
+
 /// Header bits to overwrite.
 ///
 /// # Invariants
@@ -164,7 +173,8 @@ impl Rewrite {
     }
 
     fn apply_to_tags(&self, packet: &mut Packet) -> Option<()> {
-        let link = Link::parse(packet.head(), VlanLimit::Two)?;
+        let head = packet.head();
+        let link = Link::parse(head, head.len(), VlanLimit::Two).ok()?;
         let head = packet.head_mut();
         for (nth, (value, mask)) in self.value.vlan.iter().zip(&self.mask.vlan).enumerate() {
             if mask.tci == U16::ZERO {
@@ -181,17 +191,13 @@ impl Rewrite {
 
     fn apply_above_link(&self, packet: &mut Packet) -> Result<(), Refused> {
         // No more tags when it came in than were read, or its key would have no fields above them; rules may have pushed more.
-        let (eth_type, link_len) = ethernet::behind_all_tags(packet.head()).ok_or(Refused::Malformed)?;
+        let (eth_type, link_len) = ethernet::behind_all_tags(packet.head(), packet.len())?;
         let done = match eth_type {
             ethernet::TYPE_ARP | ethernet::TYPE_RARP => {
                 packet.head_mut().get_mut(link_len..).and_then(|bytes| self.apply_to_arp(bytes))
             }
             ethernet::TYPE_IPV4 | ethernet::TYPE_IPV6 => {
-                let layers = Layers::locate_behind(packet.head(), packet.extent(), eth_type, link_len);
-                let layers = layers.map_err(|missing| match missing {
-                    Missing::Malformed => Refused::Malformed,
-                    Missing::Beyond => Refused::HeadTooShort,
-                })?;
+                let layers = Layers::locate_behind(packet.head(), packet.extent(), eth_type, link_len)?;
                 if packet.head().len() < self.reach(&layers) {
                     return Err(Refused::HeadTooShort);
                 }

@@ -28,10 +28,10 @@ pub fn rss_hash(frame: &Frame<'_>) -> u32 {
             let ports = ports(head, &layers).unwrap_or_default();
             ip_hash(head, layers.version, layers.network, ports)
         }
-        // Only IPv6 has headers so long. They may be in the head of the next packet of the flow, for which the ports count
+        // Only IPv6 and stacks of tags are so long. The headers may be in the head of the next packet of the flow, for which the ports count
         // then, but a flow with such headers has no speed to lose.
         Err(Missing::Beyond) => {
-            let network = behind_all_tags(head).map_or(head.len(), |(_, len)| len);
+            let network = behind_all_tags(head, head.len()).map_or(head.len(), |(_, len)| len);
             ip_hash(head, IpVersion::V6, network, [0, 0])
         }
         Err(Missing::Malformed) => link_hash(head),

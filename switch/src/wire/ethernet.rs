@@ -6,12 +6,17 @@
 //! Behind a length, LLC and SNAP headers with the organization code 0 encapsulate an Ethernet type, and such a frame means
 //! the same to a receiver as one that has the type in its place. With any other LLC header a frame has no Ethernet type.
 //!
+//! A tag of VLAN 0 says nothing but a priority. Linux takes off any number of them, and some receivers do so behind SNAP as
+//! well. Where such a tag is one too many to be read as one, it is passed over: a frame could otherwise hide from every rule
+//! what it carries, and arrive.
+//!
 //! # Source
-//! IEEE 802.3 §3.2, IEEE 802.1Q §9, RFC 1042.
+//! IEEE 802.3 §3.2, IEEE 802.1Q §9, RFC 1042; CERT VU#855201 for stacks of these headers as a way round filters.
 
 use zerocopy::FromBytes;
 
-use super::vlan::{TAG_LEN, VlanLimit, VlanTag, is_tag};
+use super::Missing;
+use super::vlan::{TAG_LEN, VID, VlanLimit, VlanTag, is_tag};
 
 /// Bytes of an Ethernet header without tags.
 pub const HEADER_LEN: usize = 14;
@@ -42,61 +47,90 @@ pub const TYPE_IPV6: u16 = 0x86dd;
 pub struct Link {
     /// Outer and inner tag, all zero when absent.
     pub tags: [VlanTag; 2],
-    /// Ethernet type after the tags, [`TYPE_NONE`] if there is none. It is a tag's own type when that tag is cut short or is
-    /// one too many.
+    /// Ethernet type after the tags, [`TYPE_NONE`] if there is none. It is a tag's own type when that tag is cut short, or is
+    /// one too many and has a VLAN.
     pub eth_type: u16,
     /// Bytes up to the network header.
     pub len: usize,
 }
 
 /// Ethernet type and length of the link layer of the frame that starts with `head`, behind all of its tags, however many
-/// were pushed; `None` if it ends beyond the head.
-pub fn behind_all_tags(head: &[u8]) -> Option<(u16, usize)> {
-    let mut len = ADDRESSES_LEN;
+/// were pushed. The frame has `len` bytes.
+///
+/// # Errors
+/// The link layer does not end in the frame, or not in the head.
+pub fn behind_all_tags(head: &[u8], len: usize) -> Result<(u16, usize), Missing> {
+    let mut at = ADDRESSES_LEN;
     loop {
-        let eth_type = u16::from_be_bytes(*head.get(len..)?.first_chunk()?);
+        let Some(eth_type) = head.get(at..at + 2).and_then(<[u8]>::first_chunk) else {
+            return Err(if at + 2 <= len { Missing::Beyond } else { Missing::Malformed });
+        };
+        let eth_type = u16::from_be_bytes(*eth_type);
         if !is_tag(eth_type) {
-            let behind = (eth_type, len + 2);
-            return Some(if eth_type < TYPE_MIN { behind_length(head, behind.1) } else { behind });
+            return pass_over(head, len, eth_type, at + 2);
         }
-        len += TAG_LEN;
+        at += TAG_LEN;
     }
 }
 
-/// Ethernet type and length of the link layer of a frame that has an 802.3 length in the two bytes before `at`.
-#[cold]
-fn behind_length(head: &[u8], at: usize) -> (u16, usize) {
-    match head.get(at..).and_then(|llc| llc.strip_prefix(&SNAP)?.first_chunk()) {
-        Some(&eth_type) => {
-            let eth_type = u16::from_be_bytes(eth_type);
-            (if eth_type < TYPE_MIN { TYPE_NONE } else { eth_type }, at + SNAP.len() + 2)
+/// Ethernet type and length of the link layer of a frame that has `eth_type` in the two bytes before `at`, which may be an
+/// 802.3 length or a tag's: SNAP headers and tags of VLAN 0 are passed over. `head` are the first bytes of the frame's `len`.
+///
+/// # Errors
+/// The link layer does not end in the head.
+fn pass_over(head: &[u8], len: usize, mut eth_type: u16, mut at: usize) -> Result<(u16, usize), Missing> {
+    // Bound: each round passes at least four bytes of the frame.
+    loop {
+        let is_length = eth_type < TYPE_MIN;
+        let step = match is_length {
+            true => SNAP.len() + 2,
+            false if is_tag(eth_type) => TAG_LEN,
+            false => return Ok((eth_type, at)),
+        };
+        let what_it_is = if is_length { TYPE_NONE } else { eth_type };
+        let Some((before, [.., high, low])) =
+            head.get(at..at + step).map(|bytes| (&bytes[..step - 2], bytes))
+        else {
+            return if at + step <= len { Err(Missing::Beyond) } else { Ok((what_it_is, at)) };
+        };
+        let is_passed = match before {
+            [high, low] => u16::from_be_bytes([*high, *low]) & VID == 0,
+            llc => *llc == SNAP,
+        };
+        if !is_passed {
+            return Ok((what_it_is, at));
         }
-        None => (TYPE_NONE, at),
+        eth_type = u16::from_be_bytes([*high, *low]);
+        at += step;
+        if is_length && eth_type < TYPE_MIN {
+            return Ok((TYPE_NONE, at));
+        }
     }
 }
 
 impl Link {
     /// The same for nearly every frame, in a few steps: `None` if `head` is too short for as many tags as there may be, or if
-    /// the frame has a length for a type.
+    /// the frame has a length for a type or more tags than are read.
     #[inline(always)]
     pub fn parse_ordinary(head: &[u8], limit: VlanLimit) -> Option<Self> {
         let link = Self::parse_padded(head.first_chunk()?, TAGGED_LEN, limit);
-        (link.eth_type >= TYPE_MIN).then_some(link)
+        (link.eth_type >= TYPE_MIN && !is_tag(link.eth_type)).then_some(link)
     }
 
-    /// Reads tags and type of the frame that starts with `head`; `None` if it is shorter than an Ethernet header.
-    pub fn parse(head: &[u8], limit: VlanLimit) -> Option<Self> {
+    /// Reads tags and type of the frame that starts with `head` and has `len` bytes.
+    ///
+    /// # Errors
+    /// The frame is shorter than an Ethernet header, or its link layer does not end in the head.
+    pub fn parse(head: &[u8], len: usize, limit: VlanLimit) -> Result<Self, Missing> {
         if head.len() < HEADER_LEN {
-            return None;
+            return Err(Missing::Malformed);
         }
         let mut padded = [0; TAGGED_LEN];
-        let len = head.len().min(TAGGED_LEN);
-        padded[..len].copy_from_slice(&head[..len]);
-        let mut link = Self::parse_padded(&padded, len, limit);
-        if link.eth_type < TYPE_MIN {
-            (link.eth_type, link.len) = behind_length(head, link.len);
-        }
-        Some(link)
+        let real = head.len().min(TAGGED_LEN);
+        padded[..real].copy_from_slice(&head[..real]);
+        let mut link = Self::parse_padded(&padded, real, limit);
+        (link.eth_type, link.len) = pass_over(head, len, link.eth_type, link.len)?;
+        Ok(link)
     }
 
     /// Reads a header of which the first `len` bytes, at least [`HEADER_LEN`], are real; a length in the type's place is left

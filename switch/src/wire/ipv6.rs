@@ -2,10 +2,12 @@
 //!
 //! The walk passes hop-by-hop options, routing, destination options, fragment and authentication headers, however many
 //! there are. It ends at the first other header and behind the header of a later fragment; the number of the header where
-//! it ended becomes the protocol. A chain that does not end before its packet does is malformed.
+//! it ended becomes the protocol. A chain that does not end before its packet does is malformed, but in a first fragment,
+//! where the rest of it may follow in the next one: that is a fragment of which nothing else is known.
 //!
 //! # Source
-//! RFC 8200 §3 and §4, RFC 4302 §2 (the authentication header's odd length unit), RFC 2675 (a length of zero).
+//! RFC 8200 §3 and §4, RFC 4302 §2 (the authentication header's odd length unit), RFC 2675 (a length of zero), RFC 6946
+//! (fragments that are whole packets), RFC 7112 (chains that are cut).
 
 use zerocopy::byteorder::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -30,6 +32,7 @@ pub const DESTINATION: u8 = 60;
 
 const FRAGMENT_LEN: usize = 8;
 const FRAGMENT_OFFSET_MASK: u16 = 0xfff8;
+const MORE_FRAGMENTS: u16 = 1;
 
 /// Whether the walk passes headers of this number.
 #[inline]
@@ -105,12 +108,20 @@ impl Header {
     }
 }
 
+/// Where a chain of extension headers ends that is cut short.
+fn cut_short(upper: Upper) -> Result<Upper, Missing> {
+    match upper.fragment {
+        0 => Err(Missing::Malformed),
+        _ => Ok(Upper { protocol: FRAGMENT, offset: upper.end, ..upper }),
+    }
+}
+
 fn pass_extensions(mut upper: Upper, bytes: &[u8]) -> Result<Upper, Missing> {
     // Bound: each round passes at least eight bytes of the packet.
     while is_extension(upper.protocol) {
         let room = upper.end.saturating_sub(upper.offset);
         if room < EXTENSION_MIN {
-            return Err(Missing::Malformed);
+            return cut_short(upper);
         }
         let header = bytes.get(upper.offset..).and_then(|rest| rest.first_chunk::<EXTENSION_MIN>());
         let &[next_header, len, third, fourth, ..] = header.ok_or(Missing::Beyond)?;
@@ -120,19 +131,19 @@ fn pass_extensions(mut upper: Upper, bytes: &[u8]) -> Result<Upper, Missing> {
             _ => (usize::from(len) + 1) * 8,
         };
         if len > room {
-            return Err(Missing::Malformed);
+            return cut_short(upper);
         }
         upper.offset += len;
         match upper.protocol {
             FRAGMENT => match u16::from_be_bytes([third, fourth]) {
-                0 => {}
                 // The next header is that of the first fragment's start, which may be a further extension header.
                 field if field & FRAGMENT_OFFSET_MASK != 0 => {
                     upper.fragment = FRAG_ANY | FRAG_LATER;
                     return Ok(upper);
                 }
-                // More fragments follow, or a bit is set that has no meaning: to Open vSwitch that is a fragment, too.
-                _ => upper.fragment = FRAG_ANY,
+                field if field & MORE_FRAGMENTS != 0 => upper.fragment = FRAG_ANY,
+                // The whole packet, and what its reserved bits are receivers do not look at.
+                _ => {}
             },
             // The fourth byte counts the stations that are left (RFC 8200 §4.4).
             ROUTING => upper.is_routed |= fourth > 0,

@@ -36,7 +36,7 @@ impl Layers {
     /// # Errors
     /// The frame does not hold a well-formed IP packet, or its extension headers lie beyond the head.
     pub fn locate(head: &[u8], frame: Extent) -> Result<Self, Missing> {
-        let (eth_type, link_len) = ethernet::behind_all_tags(head).ok_or(Missing::Malformed)?;
+        let (eth_type, link_len) = ethernet::behind_all_tags(head, frame.len)?;
         Self::locate_behind(head, frame, eth_type, link_len)
     }
 
@@ -53,6 +53,9 @@ impl Layers {
         let bytes = head.get(link_len..).ok_or(Missing::Malformed)?;
         let len = frame.len.checked_sub(link_len).ok_or(Missing::Malformed)?;
         let extent = Extent { len, ..frame };
+        if !extent.is_network_in(bytes) {
+            return Err(Missing::Beyond);
+        }
         let (version, upper) = match eth_type {
             ethernet::TYPE_IPV4 => {
                 let header = ipv4::Header::parse(bytes, extent).ok_or(Missing::Malformed)?;

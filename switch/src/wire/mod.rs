@@ -74,6 +74,12 @@ impl Extent {
     pub fn of(len: usize) -> Self {
         Self { len, is_tcp_gso: false }
     }
+
+    /// Whether `bytes`, which are its first ones, hold the fixed part of every network header that the switch reads, or all
+    /// there is.
+    pub fn is_network_in(self, bytes: &[u8]) -> bool {
+        bytes.len() >= self.len.min(ipv6::HEADER_LEN)
+    }
 }
 
 /// Why a header cannot be read.

@@ -21,8 +21,8 @@ pub const VID: u16 = 0x0fff;
 /// Bits of a tag's control field that hold the priority.
 pub const PCP: u16 = 0xe000;
 
-/// How many tags of a frame are read. Further ones are payload: to rules, the Ethernet type of the frame is then that of a
-/// tag.
+/// How many tags of a frame are read. A further one is payload: to rules, the Ethernet type of the frame is then that of a
+/// tag. Further tags of VLAN 0 are passed over, as receivers do: they say nothing but a priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum VlanLimit {
     /// The outer one, as in Open vSwitch unless it is told otherwise.
@@ -30,6 +30,21 @@ pub enum VlanLimit {
     One,
     /// Outer and inner one.
     Two,
+}
+
+impl VlanLimit {
+    /// The limit as a number of tags.
+    pub fn tags(self) -> u8 {
+        match self {
+            VlanLimit::One => 1,
+            VlanLimit::Two => 2,
+        }
+    }
+
+    /// The limit of so many tags.
+    pub fn from_tags(tags: u8) -> Option<Self> {
+        [VlanLimit::One, VlanLimit::Two].into_iter().find(|limit| limit.tags() == tags)
+    }
 }
 
 /// Whether an Ethernet type announces a tag.

@@ -130,21 +130,33 @@ pub fn extract(packet: &Packet, limit: VlanLimit, depth: Depth, key: &mut FlowKe
     }
 }
 
-/// The same for any packet: one whose head is extended or short, that has a length for a type, or whose checksum is put
-/// off.
+/// The same for any packet: one whose head is extended or short, that has a length for a type or more tags than are read, or
+/// whose checksum is put off.
 #[inline(never)]
 fn extract_rare(packet: &Packet, limit: VlanLimit, depth: Depth, key: &mut FlowKey) -> Result<(), Unread> {
     let head = packet.head();
-    let (Some(link), Some(addresses)) = (Link::parse(head, limit), head.first_chunk()) else {
-        key.set_link(packet.in_port, &[0; ethernet::ADDRESSES_LEN], 0, [KeyTag::default(); 2]);
-        return Err(Unread::FrameTooShort);
+    let parsed = Link::parse(head, packet.len(), limit);
+    let addresses = match (parsed, head.first_chunk()) {
+        (Err(Missing::Malformed), _) | (_, None) => &[0; ethernet::ADDRESSES_LEN],
+        (Ok(_) | Err(Missing::Beyond), Some(addresses)) => addresses,
     };
+    let link = parsed.map_err(|missing| {
+        key.set_link(packet.in_port, addresses, 0, [KeyTag::default(); 2]);
+        match missing {
+            Missing::Malformed => Unread::FrameTooShort,
+            Missing::Beyond => Unread::HeadTooShort,
+        }
+    })?;
     key.set_link(packet.in_port, addresses, link.eth_type, link.tags.map(KeyTag::of_frame));
     if packet.offload.checksum_position().is_some_and(|position| position < link.len) {
         return Err(Unread::BadOffload);
     }
     if depth == Depth::Link {
         return Ok(());
+    }
+    // Behind a link layer of ordinary length they always are.
+    if !Extent::of(packet.len() - link.len).is_network_in(&head[link.len..]) {
+        return Err(Unread::HeadTooShort);
     }
     extract_deep(packet, head, link.len, link.eth_type, depth, key)
 }

@@ -248,14 +248,11 @@ fn fragment_headers_may_follow_each_other() {
     assert_eq!(fragment(&[header(44, 0), header(17, 1)]), first);
     assert_eq!(fragment(&[header(44, 1), header(17, 8)]), later);
     assert_eq!(fragment(&[header(44, 8), header(17, 0)]), later);
-    for reserved in [2, 4, 6] {
-        assert_eq!(
-            fragment(&[header(17, reserved)]),
-            first,
-            "reserved bits make it a fragment to Open vSwitch"
-        );
+    let whole = with_ports(ipv6_key(17), 1234, 53);
+    for reserved in [0, 2, 4, 6] {
+        assert_eq!(fragment(&[header(17, reserved)]), whole, "receivers take it for a whole packet");
+        assert_eq!(fragment(&[header(17, reserved | 1)]), first);
     }
-    assert_eq!(fragment(&[header(17, 0)]), with_ports(ipv6_key(17), 1234, 53), "an atomic fragment");
     // Destination options of the fragmentable part, however long.
     let payload = [header(60, 1), options_before(17, 256, &golden::udp(&[0x55; 16]))].concat();
     assert_eq!(key(&golden::ethernet(&[], 0x86dd, &golden::ipv6(44, 64, &payload))), first);
@@ -497,13 +494,64 @@ fn tags_beyond_the_limit_are_payload() {
     let single = golden::ethernet(&[c_10], 0x0800, &golden::udp4()[14..]);
     assert_eq!(one(&single), key(&single));
     assert_eq!(one(&single[..17]), link_key(0x8100), "cut short");
-    // Priority tags count like any others.
-    let priority = [[0x81, 0, 0xe0, 0], [0x81, 0, 0, 0]];
-    let frame = golden::ethernet(&priority, 0x0806, &golden::arp()[14..]);
-    assert_eq!(one(&frame), FlowKey { vlan: outer(0x8100, 0xe000), ..link_key(0x8100) });
     // The drop-eligible bit is no part of a key.
     let eligible = golden::ethernet(&[[0x81, 0, 0x70, 0x0a]], 0x0800, &golden::udp4()[14..]);
     assert_eq!(one(&eligible), one(&single));
+}
+
+/// Linux takes off any number of tags of VLAN 0, so a frame may not hide behind them what it carries.
+#[test]
+fn tags_of_vlan_0_beyond_the_limit_are_passed_over() {
+    let at = |frame: &[u8], limit| try_key(frame, Offload::NONE, limit, Depth::Transport).unwrap();
+    let (priority, drop_eligible, in_10) = ([0x81, 0, 0xe0, 0], [0x88, 0xa8, 0x10, 0], golden::TAG_10);
+    let arp = golden::arp();
+    let tagged = |tags: &[[u8; 4]]| golden::ethernet(tags, 0x0806, &arp[14..]);
+    for limit in [VlanLimit::One, VlanLimit::Two] {
+        let read = usize::from(limit.tags());
+        for outer in [priority, in_10] {
+            let tags = vec![outer; read];
+            let expected = at(&tagged(&tags), limit);
+            assert_eq!(expected.ip_proto, 1);
+            for count in [1, 2, 3, 40, 41, 42, 50, 500, 600, 10_000] {
+                let more = [&tags[..], &vec![priority; count - 1], &[drop_eligible]].concat();
+                assert_eq!(at(&tagged(&more), limit), expected, "{count} more than {limit:?}");
+            }
+            // Before SNAP, and behind it.
+            let more = [&tags[..], &[priority; 2]].concat();
+            assert_eq!(at(&snap(&more, [0; 3], &arp), limit), expected);
+            let inside = golden::ethernet(&[priority; 2], 0x0806, &arp[14..]);
+            assert_eq!(at(&snap(&more, [0; 3], &inside), limit), expected);
+            // One that has a VLAN is payload.
+            let hidden = [&tags[..], &[priority, in_10, priority]].concat();
+            assert_eq!(at(&tagged(&hidden), limit), FlowKey { vlan: expected.vlan, ..link_key(0x8100) });
+        }
+    }
+    // Cut short, it is no tag.
+    let frame = tagged(&[in_10, priority, priority]);
+    let one_tag = [tag(0x8100, 0x600a), KeyTag::default()];
+    for (len, eth_type) in [(18, 0x8100), (21, 0x8100), (22, 0x8100), (25, 0x8100), (26, 0x0806)] {
+        let expected = FlowKey { vlan: one_tag, ..link_key(eth_type) };
+        assert_eq!(at(&frame[..len], VlanLimit::One), expected, "{len} bytes");
+    }
+    // Edits find the headers where extraction does.
+    let layers = |frame: &[u8]| Layers::locate(frame, Extent::of(frame.len())).unwrap();
+    let ip = golden::ethernet(&[in_10, priority, priority], 0x0800, &golden::udp4()[14..]);
+    assert_eq!(layers(&ip).network, 26);
+    assert_eq!(layers(&snap(&[in_10, priority], [0; 3], &golden::udp4())).network, 30);
+}
+
+/// The rest of the chain may come with the next fragment (RFC 7112): rules must see that it is one.
+#[test]
+fn first_fragment_that_cuts_the_chain_is_a_fragment() {
+    let expected = FlowKey { ip_frag: FRAG_ANY, ..ipv6_key(44) };
+    let header = |next: u8| [next, 0, 0, 1, 0, 0, 0, 9];
+    for rest in [&[][..], &[6, 0, 1, 4], &[6, 1, 1, 4, 0, 0, 0, 0], &[60, 0, 1, 4, 0, 0, 0, 0]] {
+        let payload = [&header(60)[..], rest].concat();
+        let mut frame = golden::ethernet(&[], 0x86dd, &golden::ipv6(44, 64, &payload));
+        assert_eq!(key(&frame), expected, "{rest:?}");
+        frame.resize(300, 0xee);
+        assert_eq!(key(&frame), expected, "{rest:?}, padded");
+    }
 }
 
 #[test]
