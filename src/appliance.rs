@@ -55,7 +55,9 @@ use vsteer_switch::bridge::fdb::Fdb;
 use vsteer_switch::port::{MAX_PORTS, PortId};
 use vsteer_switch::rule::edit::Edit;
 use vsteer_switch::rule::entry::RuleSpec;
+use vsteer_switch::rule::fragments::FragmentMode;
 use vsteer_switch::rule::set::RuleSet;
+use vsteer_switch::wire::vlan::VlanLimit;
 use vsteer_vhost::net::queue::KickPoller;
 
 use self::mirrors::switch_mirrors;
@@ -112,6 +114,8 @@ struct PortTable {
     open: Vec<OpenPort>,
     numbers: Arc<PortNumbers>,
     mirrors: Vec<MirrorSpec>,
+    vlan_limit: VlanLimit,
+    fragments: FragmentMode,
 }
 
 impl Appliance {
@@ -190,6 +194,7 @@ impl Appliance {
         let rules = check_rules(config, &numbers)?;
         table.numbers = Arc::new(numbers);
         table.mirrors.clone_from(&config.mirrors);
+        (table.vlan_limit, table.fragments) = (config.vlan_limit, config.fragments);
         self.publish_all(&table, |_| rules.clone().map(Edit::Replace));
         *self.configured.lock() = Configured::new(config, rules);
         Ok(())
@@ -295,6 +300,12 @@ impl Appliance {
         self.fabric.start.elapsed()
     }
 
+    /// How many VLAN tags of a frame are read, and what rules see of fragments.
+    pub fn reading(&self) -> (VlanLimit, FragmentMode) {
+        let switch = Arc::clone(&self.fabric.topology.load().switch);
+        (switch.vlan_limit(), switch.fragments())
+    }
+
     /// How workers wait for packets.
     pub fn poll_mode(&self) -> PollMode {
         self.started.poll
@@ -349,6 +360,8 @@ fn switch_config(table: &PortTable, generation: u64) -> SwitchConfig {
     SwitchConfig::new(generation, specs.iter().map(|(id, spec)| (*id, switch_port(spec))))
         .with_local(local)
         .with_mirrors(switch_mirrors(table))
+        .with_vlan_limit(table.vlan_limit)
+        .with_fragments(table.fragments)
 }
 
 /// Waits until `done`, or until `deadline`; says whether it is done.

@@ -113,6 +113,18 @@ pub struct RunArgs {
     /// How workers wait for packets [default: adaptive]
     #[arg(long, value_name = "MODE")]
     poll: Option<PollMode>,
+    /// How many VLAN tags of a frame rules see, 1 or 2 [default: 1]
+    ///
+    /// A further tag is payload: rules then see its Ethernet type, 0x8100 or 0x88a8, and nothing behind it. Further tags of
+    /// VLAN 0 are passed over.
+    #[arg(long, value_name = "TAGS")]
+    vlan_limit: Option<String>,
+    /// What rules see of IP fragments: normal, nx-match or drop [default: normal]
+    ///
+    /// With normal no fragment has ports, or a type and a code of ICMP; with nx-match the first fragment has them; with drop
+    /// every fragment is dropped.
+    #[arg(long, value_name = "MODE")]
+    fragments: Option<String>,
     /// Control socket [default: /run/vsteer.sock with run, otherwise none]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -165,6 +177,8 @@ impl RunArgs {
         self.mirrors.iter().try_for_each(|mirror| line.add_mirror(mirror))?;
         self.rules.iter().for_each(|path| line.add_rules(path));
         self.workers.iter().try_for_each(|cpus| line.set_workers(cpus))?;
+        self.vlan_limit.iter().try_for_each(|tags| line.set_vlan_limit(tags))?;
+        self.fragments.iter().try_for_each(|mode| line.set_fragments(mode))?;
         Ok(ConfigOrigin { line, file: self.config.clone(), default_control: self.default_control.clone() })
     }
 

@@ -54,6 +54,8 @@ fn check_prints_file_and_command_line_together() {
 workers  1 (not pinned)
 poll     busy
 control  {control}
+vlan-limit 1
+fragments normal
 port     vm1=vhost-user:{vm1},mac-limit=4096,queues=16,csum=on,tso=on
 port     vm0=vhost-user:{vm0},vlan=10,mac-limit=4096,queues=16,csum=on,tso=on
 "

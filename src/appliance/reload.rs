@@ -2,7 +2,7 @@
 //!
 //! - A port that the configuration gave and gives no more goes; one that is new comes; one whose VLANs, address limit or
 //!   role changed goes on without a packet lost; any other change closes it and opens it again.
-//! - Mirrors go and come likewise.
+//! - Mirrors go and come likewise. How much of a packet is read (`vlan-limit`, `fragments`) is as it says.
 //! - Rules that came from the configuration and are not in it any more go; those that are new come. Rules that were
 //!   added by `ctl` and are not in it stay, unless one of the configuration has the same table, match and priority. A rule
 //!   that was in it before and still is keeps its counters. A configuration that says nothing about rules, and did not
@@ -179,6 +179,7 @@ impl Appliance {
         table.open = left;
         table.numbers = Arc::new(numbers);
         table.mirrors = mirrors;
+        (table.vlan_limit, table.fragments) = (config.vlan_limit, config.fragments);
         for spec in &plan.change {
             if let Ok(port) = table.find(&spec.name) {
                 port.set_spec(spec.clone());

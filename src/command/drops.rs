@@ -71,6 +71,7 @@ fn advice(reason: DropReason) -> Option<&'static str> {
         DropReason::RuleDrop | DropReason::NoRule => {
             "see vsteer ctl flow dump-flows for the rules that count, vsteer ctl trace for one packet"
         }
+        DropReason::Fragment => "if fragments are wanted, run the switch with --fragments normal or nx-match",
         DropReason::ResubmitTooDeep
         | DropReason::TooManyResubmits
         | DropReason::TooManyPasses

@@ -39,6 +39,18 @@ struct Stats {
     /// Packets that rules handed out.
     #[serde(default)]
     punts: PuntCounters,
+    /// How much of a packet is read.
+    #[serde(default)]
+    reading: ReadingInfo,
+}
+
+/// How much of a packet is read.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct ReadingInfo {
+    /// VLAN tags that rules see.
+    vlan_limit: u8,
+    /// What rules see of fragments: `normal`, `nx-match` or `drop`.
+    fragments: String,
 }
 
 /// A worker thread.
@@ -171,6 +183,7 @@ impl Command for Show {
         let mut totals = CounterSums::default();
         ports.iter().for_each(|port| totals.add(&port.counters));
         let mode = appliance.poll_mode();
+        let (vlan_limit, fragments) = appliance.reading();
         let workers = appliance.workers().into_iter().enumerate();
         let stats = Stats {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -180,6 +193,7 @@ impl Command for Show {
             totals: totals.into(),
             revalidator: appliance.revalidator().into(),
             punts: appliance.punts().into(),
+            reading: ReadingInfo { vlan_limit: vlan_limit.tags(), fragments: fragments.name().to_owned() },
         };
         Ok(stats.into())
     }
@@ -188,6 +202,12 @@ impl Command for Show {
     fn text(_: &NoParams, stats: &Stats) -> String {
         let mut totals = Table::plain();
         stats.totals.lines(|name, value| totals.row([name.to_owned(), value]));
+        // A switch from before these could be chosen says nothing.
+        let ReadingInfo { vlan_limit, fragments } = &stats.reading;
+        if *vlan_limit > 0 {
+            totals.row(["vlan-limit".to_owned(), vlan_limit.to_string()]);
+            totals.row(["fragments".to_owned(), fragments.clone()]);
+        }
         let RevalidatorInfo { passes, last_pass_us, longest_pass_us, flows, flow_limit, idle_ms, .. } =
             stats.revalidator;
         if passes > 0 {
@@ -287,6 +307,7 @@ mod tests {
                 ..RevalidatorInfo::default()
             },
             punts: PuntCounters::default(),
+            reading: ReadingInfo { vlan_limit: 2, fragments: "nx-match".into() },
             ports: vec![port],
         };
         let text = Show::text(&NoParams {}, &stats);
@@ -301,6 +322,8 @@ WORKER  CPU  MODE        BUSY  ROUNDS  SLEEPS  EXACT  CLASSIFIER  UPCALLS  FLOWS
         assert!(parts.next().unwrap().starts_with("NAME  ID"));
         let totals = parts.next().unwrap();
         assert!(totals.starts_with("received"));
+        let has = |name, value| totals.lines().any(|line| line.split_whitespace().eq([name, value]));
+        assert!(has("vlan-limit", "2") && has("fragments", "nx-match"), "{totals}");
         assert!(totals.contains("4 of 200 000, unused ones for 10.0s\n"), "{totals}");
         assert!(totals.contains("12, the last in 0.3 ms, the longest in 1.2 ms\n"), "{totals}");
     }

@@ -4,6 +4,8 @@
 //! workers = [1, 3]              # or "1,3"
 //! poll = "adaptive"
 //! control = "/run/vsteer.sock"
+//! vlan-limit = 2                # VLAN tags that rules see
+//! fragments = "nx-match"        # what rules see of fragments
 //!
 //! [port.vm0]
 //! type = "vhost-user"
@@ -44,10 +46,21 @@ use super::error::{ConfigError, Problem};
 use super::mirror::{MirrorDraft, MirrorSpec};
 use super::port_spec::{PortDraft, PortSpec};
 use super::rules::{RulesSource, RulesText};
-use super::{ConfigSource, FlowCacheConfig, Placed, PollMode};
+use super::{ConfigSource, FlowCacheConfig, Placed, PollMode, words};
 use crate::port::driver::{KindDraft, kinds};
 
-const KEYS: [&str; 8] = ["workers", "poll", "control", "port", "mirror", "rules", "rules-file", "flow-cache"];
+const KEYS: [&str; 10] = [
+    "workers",
+    "poll",
+    "control",
+    "port",
+    "mirror",
+    "rules",
+    "rules-file",
+    "flow-cache",
+    "vlan-limit",
+    "fragments",
+];
 const NAME: &str = "name";
 const TYPE: &str = "type";
 
@@ -109,6 +122,14 @@ impl File<'_> {
                     source.rules.push(RulesSource::File { place, path });
                 }
                 "flow-cache" => source.flow_cache = Some(self.flow_cache(value)?),
+                "vlan-limit" => {
+                    let text = word(value.get_ref(), "+").map_err(wrong)?;
+                    source.vlan_limit = Some(words::vlan_limit(&text).map_err(wrong)?);
+                }
+                "fragments" => {
+                    let text = string(value.get_ref()).map_err(wrong)?;
+                    source.fragments = Some(words::fragments(text).map_err(wrong)?);
+                }
                 other => {
                     let problem = Problem::unknown("key", other, KEYS.into_iter());
                     return Err(ConfigError::new(self.place(key.span()), problem));

@@ -43,6 +43,8 @@ use std::path::{Path, PathBuf};
 
 use vsteer_switch::bridge::mirror::MAX_MIRRORS;
 use vsteer_switch::port::MAX_PORTS;
+use vsteer_switch::rule::fragments::FragmentMode;
+use vsteer_switch::wire::vlan::VlanLimit;
 
 use self::rules::ListedPorts;
 use crate::socket_file::identity_of;
@@ -81,6 +83,10 @@ pub struct Config {
     pub rules: Option<Vec<RulesText>>,
     /// Bounds of the flow cache.
     pub flow_cache: FlowCacheConfig,
+    /// How many VLAN tags of a frame are read.
+    pub vlan_limit: VlanLimit,
+    /// What rules see of fragments.
+    pub fragments: FragmentMode,
 }
 
 /// How workers wait for packets.
@@ -123,6 +129,10 @@ pub struct ConfigSource {
     pub rules: Vec<RulesSource>,
     /// Bounds of the flow cache.
     pub flow_cache: Option<FlowCacheConfig>,
+    /// How many VLAN tags of a frame are read.
+    pub vlan_limit: Option<VlanLimit>,
+    /// What rules see of fragments.
+    pub fragments: Option<FragmentMode>,
 }
 
 /// A value with the place where the operator wrote it, for errors that show later.
@@ -154,6 +164,26 @@ impl ConfigSource {
         let place = format!("--workers {text}");
         let value = CpuList::parse(text).map_err(|problem| ConfigError::new(place.clone(), problem))?;
         self.workers = Some(Placed { place, value });
+        Ok(())
+    }
+
+    /// Sets the VLAN tags that are read from the text of `--vlan-limit`.
+    ///
+    /// # Errors
+    /// The text is no number of tags that can be read.
+    pub fn set_vlan_limit(&mut self, text: &str) -> Result<(), ConfigError> {
+        let wrong = |problem| ConfigError::new(format!("--vlan-limit {text}"), problem);
+        self.vlan_limit = Some(words::vlan_limit(text).map_err(wrong)?);
+        Ok(())
+    }
+
+    /// Sets what rules see of fragments from the text of `--fragments`.
+    ///
+    /// # Errors
+    /// The text is no mode.
+    pub fn set_fragments(&mut self, text: &str) -> Result<(), ConfigError> {
+        let wrong = |problem| ConfigError::new(format!("--fragments {text}"), problem);
+        self.fragments = Some(words::fragments(text).map_err(wrong)?);
         Ok(())
     }
 
@@ -241,6 +271,8 @@ impl Config {
             rules: (!rules.is_empty()).then_some(rules),
             ports,
             flow_cache: command_line.flow_cache.or(file.flow_cache).unwrap_or_default(),
+            vlan_limit: command_line.vlan_limit.or(file.vlan_limit).unwrap_or_default(),
+            fragments: command_line.fragments.or(file.fragments).unwrap_or_default(),
         })
     }
 }
@@ -341,6 +373,8 @@ impl fmt::Display for Config {
             Some(path) => writeln!(f, "control  {}", path.display())?,
             None => writeln!(f, "control  none")?,
         }
+        writeln!(f, "vlan-limit {}", self.vlan_limit.tags())?;
+        writeln!(f, "fragments {}", self.fragments.name())?;
         self.ports.iter().try_for_each(|port| writeln!(f, "port     {port}"))?;
         self.mirrors.iter().try_for_each(|mirror| writeln!(f, "mirror   {mirror}"))?;
         self.rules.iter().flatten().try_for_each(|rules| writeln!(f, "rules    {}", rules.source))

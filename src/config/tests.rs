@@ -35,6 +35,8 @@ fn nothing_said_is_one_free_worker_that_adapts() {
             mirrors: Vec::new(),
             rules: None,
             flow_cache: FlowCacheConfig::default(),
+            vlan_limit: VlanLimit::One,
+            fragments: FragmentMode::Normal,
         }
     );
 }
@@ -89,7 +91,7 @@ fn file_errors_name_file_line_key_and_what_to_try() {
         (
             "name = 1".to_owned(),
             "v.toml:1: unknown key \"name\"; use one of workers, poll, control, port, mirror, rules, rules-file, \
-             flow-cache",
+             flow-cache, vlan-limit, fragments",
         ),
         ("workers = \"x\"".to_owned(), "v.toml:1: workers: \"x\" is no CPU; write numbers as in 1,3 or 4-7"),
         (
@@ -219,6 +221,36 @@ fn rules_know_their_lines_and_those_of_the_command_line_win() {
     missing.add_rules(Path::new("/nonexistent/acl"));
     let error = Config::merge(missing, ConfigSource::default()).unwrap_err().to_string();
     assert!(error.starts_with("--rules: /nonexistent/acl cannot be read: "), "{error}");
+}
+
+#[test]
+fn what_is_read_of_a_packet_is_chosen_by_line_or_file() {
+    let file = |text| from_toml(text).map(|config| (config.vlan_limit, config.fragments));
+    assert_eq!(file(""), Ok((VlanLimit::One, FragmentMode::Normal)));
+    assert_eq!(file("vlan-limit = 2\nfragments = \"nx-match\""), Ok((VlanLimit::Two, FragmentMode::NxMatch)));
+    assert_eq!(file("vlan-limit = \"1\"\nfragments = \"drop\""), Ok((VlanLimit::One, FragmentMode::Drop)));
+    assert_eq!(
+        toml_error("vlan-limit = 3"),
+        "v.toml:1: vlan-limit: \"3\" is no number of tags that can be read; use 1 or 2"
+    );
+    assert_eq!(
+        toml_error("fragments = \"reassemble\""),
+        "v.toml:1: fragments: unknown mode \"reassemble\"; use one of normal, nx-match, drop"
+    );
+    assert_eq!(
+        toml_error("fragments = \"nxmatch\""),
+        "v.toml:1: fragments: unknown mode \"nxmatch\"; did you mean \"nx-match\"?"
+    );
+    let mut line = ConfigSource::default();
+    line.set_vlan_limit("2").unwrap();
+    line.set_fragments("drop").unwrap();
+    let file = ConfigSource { fragments: Some(FragmentMode::NxMatch), ..ConfigSource::default() };
+    let config = Config::merge(line, file).unwrap();
+    assert_eq!((config.vlan_limit, config.fragments), (VlanLimit::Two, FragmentMode::Drop));
+    assert_eq!(
+        ConfigSource::default().set_vlan_limit("0").unwrap_err().to_string(),
+        "--vlan-limit 0: \"0\" is no number of tags that can be read; use 1 or 2"
+    );
 }
 
 #[test]
@@ -356,7 +388,7 @@ fn summary_shows_every_setting() {
     let config = Config::merge(source, ConfigSource::default()).unwrap();
     assert_eq!(
         config.to_string(),
-        "workers  1 (not pinned)\npoll     adaptive\ncontrol  /tmp/c.sock\n\
+        "workers  1 (not pinned)\npoll     adaptive\ncontrol  /tmp/c.sock\nvlan-limit 1\nfragments normal\n\
          port     h=tap:t0,vlan=5,mac-limit=4096,queues=1,csum=on,tso=on\n"
     );
 }

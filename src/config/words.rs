@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use vsteer_switch::rule::fragments::FragmentMode;
+use vsteer_switch::wire::vlan::VlanLimit;
+
 use super::error::Problem;
 
 /// Longest name of a port, in bytes.
@@ -54,4 +57,18 @@ pub(crate) fn check_name(name: &str) -> Result<(), Problem> {
     }
     Err(format!("port name {name:?} does not fit; use 1 to {MAX_NAME_BYTES} of letters, digits, _ . and -")
         .into())
+}
+
+/// Reads how many VLAN tags of a frame are read.
+pub(crate) fn vlan_limit(text: &str) -> Result<VlanLimit, Problem> {
+    text.parse()
+        .ok()
+        .and_then(VlanLimit::from_tags)
+        .ok_or_else(|| format!("{text:?} is no number of tags that can be read; use 1 or 2").into())
+}
+
+/// Reads what rules see of fragments.
+pub(crate) fn fragments(text: &str) -> Result<FragmentMode, Problem> {
+    FragmentMode::from_name(text)
+        .ok_or_else(|| Problem::unknown("mode", text, FragmentMode::ALL.iter().map(|mode| mode.name())))
 }

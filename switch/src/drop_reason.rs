@@ -63,6 +63,8 @@ drop_reasons! {
     RuleDrop => "rule_drop",
     /// Ingress: no rule of a table matches.
     NoRule => "no_rule",
+    /// Ingress: the packet is a fragment, and the switch drops these (`fragments` is `drop`).
+    Fragment => "fragment",
     /// Ingress: the time to live is used up.
     TtlExceeded => "ttl_exceeded",
     /// Ingress: rules resubmit the packet in circles: more than 64 of them wait for each other.

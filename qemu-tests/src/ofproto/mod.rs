@@ -3,8 +3,10 @@
 //! ```text
 //! random.rs -> rules.rs   a rule set, in ovs-ofctl's words, out of small pools of values
 //!           -> packet.rs  packets out of the same pools, so that rules meet them
+//!           -> frame.rs   frames out of the same pools, as bytes, right and wrong ones
 //! peer.rs                 a private Open vSwitch on its dummy datapath, asked by `ofproto/trace`
 //! subject.rs              vsteer, asked by `trace`
+//! flow_text.rs            how either says it reads a frame, as headers
 //! effect.rs               what either says it would do, executed on the packet's headers
 //! ```
 //!
@@ -16,6 +18,12 @@ pub mod random;
 
 /// Headers of a packet, and random ones.
 pub mod packet;
+
+/// Random frames, as bytes.
+pub mod frame;
+
+/// How a switch says it reads a frame.
+pub mod flow_text;
 
 /// Random rule sets.
 pub mod rules;

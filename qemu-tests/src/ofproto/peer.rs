@@ -20,7 +20,9 @@ use crate::process::{self, Process};
 use crate::{ensure, fail, wait};
 
 use super::effect::{self, Verdict};
-use super::packet::Packet;
+use super::flow_text;
+use super::frame::Frame;
+use super::packet::{Headers, Packet};
 use super::rules::{Dialect, RuleSet};
 
 const VSWITCHD: &str = "/usr/sbin/ovs-vswitchd";
@@ -38,6 +40,15 @@ pub struct Trace {
     pub text: String,
 }
 
+/// What Open vSwitch, or the switch under test, says about a frame.
+#[derive(Debug)]
+pub struct FrameTrace {
+    /// How it reads the frame.
+    pub headers: Headers,
+    /// What becomes of a packet with these headers.
+    pub trace: Trace,
+}
+
 /// A running Open vSwitch with a bridge of `p1` to `pN`, killed when dropped: the daemon before its database.
 #[derive(Debug)]
 pub struct Peer {
@@ -49,13 +60,13 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts it, with all of its files in `folder`.
-    pub fn start(folder: &Path, ports: u16) -> Result<Self> {
+    /// Starts it, reading so many tags of a frame, with all of its files in `folder`.
+    pub fn start(folder: &Path, ports: u16, vlan_limit: u8) -> Result<Self> {
         let tools = Tools { folder: folder.into() };
         let database = tools.start_database()?;
         tools.vsctl(&["--no-wait", "init"])?;
-        // By default it reads one tag only.
-        tools.vsctl(&["--no-wait", "set", "Open_vSwitch", ".", "other_config:vlan-limit=2"])?;
+        let limit = format!("other_config:vlan-limit={vlan_limit}");
+        tools.vsctl(&["--no-wait", "set", "Open_vSwitch", ".", &limit])?;
         let mut daemon = tools.command(VSWITCHD);
         daemon.arg(tools.database()).arg(tools.unixctl("vswitchd.ctl"));
         daemon.args(["--enable-dummy=override", "--disable-system", "-vconsole:info", "-vsyslog:off"]);
@@ -66,6 +77,7 @@ impl Peer {
         })
         .map_err(|failure| Failure::new(format!("{failure}\n{}", vswitchd.output())))?;
         control.set_read_timeout(Some(LIMIT))?;
+        let vlans: Vec<String> = (0..4096).map(|vlan| vlan.to_string()).collect();
         tools.vsctl(&[
             "add-br",
             "br0",
@@ -75,6 +87,8 @@ impl Peer {
             "br0",
             "datapath_type=dummy",
             "fail-mode=secure",
+            // A trace of a frame learns from it, unless there is no VLAN that is learned in.
+            &format!("flood_vlans={}", vlans.join(",")),
         ])?;
         for number in 1..=ports {
             let (name, request) = (format!("p{number}"), format!("ofport_request={number}"));
@@ -93,12 +107,15 @@ impl Peer {
         Ok(Peer { _vswitchd: vswitchd, _database: database, control, folder: folder.into(), requests: 0 })
     }
 
+    /// Says what rules see of fragments, in ovs-ofctl's word.
+    pub fn set_fragments(&mut self, mode: &str) -> Result<()> {
+        self.ofctl(Dialect::OpenFlow13, &["set-frags"], Some(Path::new(mode)))
+    }
+
     /// Replaces all rules.
     pub fn replace(&mut self, rules: &RuleSet) -> Result<()> {
         let file = self.folder.join("rules");
         fs::write(&file, &rules.text)?;
-        // Else ports of first fragments are taken for 0, which OpenFlow leaves to the switch.
-        self.ofctl(rules.dialect, &["set-frags"], Some(Path::new("nx-match")))?;
         // Not `replace-flows`: it does not speak OpenFlow 1.0 to a bridge that speaks later versions too.
         self.ofctl(rules.dialect, &["del-flows"], None)?;
         self.ofctl(rules.dialect, &["add-flows"], Some(&file))
@@ -121,11 +138,18 @@ impl Peer {
     pub fn trace(&mut self, packet: &Packet) -> Result<Trace> {
         let flow = format!("in_port={},{}", packet.in_port, packet.text);
         let text = self.call("ofproto/trace", &["br0", &flow]).context(&flow)?;
-        let actions = text.lines().rev().find_map(|line| line.strip_prefix("Datapath actions: "));
-        let Some(actions) = actions else { fail!("{flow}: no actions in\n{text}") };
-        let verdict = effect::execute(actions.trim(), &packet.headers, port_name)
-            .map_err(|failure| Failure::new(format!("{failure}\n{text}")))?;
-        Ok(Trace { verdict, text })
+        executed(text, &packet.headers)
+    }
+
+    /// The same for a frame.
+    pub fn trace_frame(&mut self, frame: &Frame) -> Result<FrameTrace> {
+        let (flow, hex) = (format!("in_port={}", frame.in_port), frame.hex());
+        let text = self.call("ofproto/trace", &["br0", &flow, &hex]).context(&hex)?;
+        let Some(flow) = text.lines().find_map(|line| line.strip_prefix("Flow: ")) else {
+            fail!("{hex}: no flow in\n{text}")
+        };
+        let headers = flow_text::read_of(flow, &frame.bytes)?;
+        Ok(FrameTrace { trace: executed(text, &headers)?, headers })
     }
 
     fn call(&mut self, method: &str, params: &[&str]) -> Result<String> {
@@ -150,6 +174,15 @@ impl Peer {
             }
         }
     }
+}
+
+/// What becomes of a packet with these headers by the text of its trace.
+fn executed(text: String, headers: &Headers) -> Result<Trace> {
+    let actions = text.lines().rev().find_map(|line| line.strip_prefix("Datapath actions: "));
+    let Some(actions) = actions else { fail!("no actions in\n{text}") };
+    let verdict = effect::execute(actions.trim(), headers, port_name)
+        .map_err(|failure| Failure::new(format!("{failure}\n{text}")))?;
+    Ok(Trace { verdict, text })
 }
 
 /// Dummy ports have the number in their name as their number in the datapath.

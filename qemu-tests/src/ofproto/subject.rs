@@ -3,7 +3,8 @@
 //! Its ports are vhost-user sockets that nobody connects to, and a TAP that is the local port: what is decided about a
 //! packet does not depend on who listens at the other side.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -14,8 +15,10 @@ use crate::switch::Switch;
 use crate::{ensure, fail};
 
 use super::effect;
-use super::packet::Packet;
-use super::peer::Trace;
+use super::flow_text;
+use super::frame::Frame;
+use super::packet::{Headers, Packet};
+use super::peer::{FrameTrace, Trace};
 use super::rules::RuleSet;
 
 /// A running vsteer with the ports `p1` to `pN` and `local`.
@@ -23,22 +26,37 @@ use super::rules::RuleSet;
 pub struct Subject {
     switch: Switch,
     control: Control,
+    config: PathBuf,
 }
 
 impl Subject {
-    /// Starts it, with all of its files in `folder` and its TAP in `namespace`.
-    pub fn start(folder: &Path, ports: u16, namespace: &Namespace) -> Result<Self> {
+    /// Starts it, reading so many tags of a frame, with all of its files in `folder` and its TAP in `namespace`.
+    pub fn start(folder: &Path, ports: u16, vlan_limit: u8, namespace: &Namespace) -> Result<Self> {
         // The kernel would announce itself at the TAP, and the switch learn from that.
         namespace.run("sysctl -e -w net.ipv6.conf.default.disable_ipv6=1")?;
         let socket = |number| format!("p{number}=vhost-user:{}/p{number}.sock", folder.display());
         // Ports are numbered from 0 in this order.
         let mut specs = vec!["local=tap:vsteer0,local=on".to_owned()];
         specs.extend((1..=ports).map(socket));
-        let switch = Switch::start(&specs, folder, namespace)?;
+        let config = folder.join("vsteer.toml");
+        fs::write(&config, "")?;
+        let limit = vlan_limit.to_string();
+        let options = ["--config", &config.display().to_string(), "--vlan-limit", &limit].map(str::to_owned);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let switch = Switch::start_with(&options, &specs, folder, namespace)?;
         let control = Control::connect(&folder.join("ctl.sock"))?;
-        let mut subject = Subject { switch, control };
+        let mut subject = Subject { switch, control, config };
         subject.check_numbers(ports)?;
         Ok(subject)
+    }
+
+    /// Says what rules see of fragments, in ovs-ofctl's word.
+    pub fn set_fragments(&mut self, mode: &str) -> Result<()> {
+        fs::write(&self.config, format!("fragments = {mode:?}\n"))?;
+        self.control.call("reload", &json!({}))?;
+        let stats = self.control.call("stats", &json!({}))?;
+        ensure!(stats["reading"]["fragments"] == mode, "fragments are not {mode}: {}", stats["reading"]);
+        Ok(())
     }
 
     /// Replaces all rules.
@@ -50,11 +68,17 @@ impl Subject {
     pub fn trace(&mut self, packet: &Packet) -> Result<Trace> {
         let flow = format!("in_port=p{},{}", packet.in_port, packet.text);
         let trace = self.control.call("trace", &json!({"flow": flow})).context(&flow)?;
-        let text = explanation(&trace);
-        let Some(actions) = trace["actions"].as_str() else { fail!("{flow}: no actions in {trace}") };
-        let verdict = effect::execute(actions, &packet.headers, port_name)
-            .map_err(|failure| Failure::new(format!("{failure}\n{text}")))?;
-        Ok(Trace { verdict, text })
+        executed(&trace, &packet.headers)
+    }
+
+    /// The same for a frame.
+    pub fn trace_frame(&mut self, frame: &Frame) -> Result<FrameTrace> {
+        let (in_port, hex) = (format!("p{}", frame.in_port), frame.hex());
+        let query = json!({"packet": {"in_port": in_port, "data": hex}});
+        let trace = self.control.call("trace", &query).context(&hex)?;
+        let Some(flow) = trace["flow"].as_str() else { fail!("{hex}: no flow in {trace}") };
+        let headers = flow_text::read_of(flow, &frame.bytes)?;
+        Ok(FrameTrace { trace: executed(&trace, &headers)?, headers })
     }
 
     /// What it logged, for a failure.
@@ -74,6 +98,15 @@ impl Subject {
         }
         Ok(())
     }
+}
+
+/// What becomes of a packet with these headers by its trace.
+fn executed(trace: &Value, headers: &Headers) -> Result<Trace> {
+    let text = explanation(trace);
+    let Some(actions) = trace["actions"].as_str() else { fail!("no actions in {trace}") };
+    let verdict = effect::execute(actions, headers, port_name)
+        .map_err(|failure| Failure::new(format!("{failure}\n{text}")))?;
+    Ok(Trace { verdict, text })
 }
 
 fn port_name(name: &str) -> Option<String> {

@@ -1,8 +1,10 @@
-//! What `NORMAL` goes by, as one snapshot: the ports with their VLANs, the mirrors, and the port that rules call `local`.
+//! What `NORMAL` goes by, as one snapshot: the ports with their VLANs, the mirrors, and the port that rules call `local`; and
+//! how much of a packet is read.
 
 use crate::bridge::mirror::{MAX_MIRRORS, Mirror};
 use crate::bridge::vlan::{PriorityTags, VlanMode};
 use crate::port::{MAX_PORTS, PortId};
+use crate::rule::fragments::FragmentMode;
 use crate::wire::vlan::{VlanId, VlanLimit};
 
 /// A port as the slow path sees it.
@@ -44,6 +46,7 @@ pub struct SwitchConfig {
     local: Option<PortId>,
     mirrors: Box<[Mirror]>,
     vlan_limit: VlanLimit,
+    fragments: FragmentMode,
 }
 
 impl SwitchConfig {
@@ -60,7 +63,8 @@ impl SwitchConfig {
             present,
             local: None,
             mirrors: Box::default(),
-            vlan_limit: VlanLimit::Two,
+            vlan_limit: VlanLimit::default(),
+            fragments: FragmentMode::default(),
         }
     }
 
@@ -68,6 +72,12 @@ impl SwitchConfig {
     #[must_use]
     pub fn with_vlan_limit(self, vlan_limit: VlanLimit) -> Self {
         Self { vlan_limit, ..self }
+    }
+
+    /// The same, showing rules so much of fragments.
+    #[must_use]
+    pub fn with_fragments(self, fragments: FragmentMode) -> Self {
+        Self { fragments, ..self }
     }
 
     /// The same with the port that rules call `local`.
@@ -106,6 +116,11 @@ impl SwitchConfig {
     #[inline]
     pub fn vlan_limit(&self) -> VlanLimit {
         self.vlan_limit
+    }
+
+    /// What rules see of fragments.
+    pub fn fragments(&self) -> FragmentMode {
+        self.fragments
     }
 
     /// The port that rules call `local`.

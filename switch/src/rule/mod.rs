@@ -14,6 +14,9 @@ pub mod port;
 /// Which packets a rule is about.
 pub mod matching;
 
+/// What rules see of fragments.
+pub mod fragments;
+
 /// What a rule does.
 pub mod action;
 

@@ -33,6 +33,7 @@ use crate::port::PortId;
 use crate::rule::action::{OutputTo, RuleAction, Subfield};
 use crate::rule::entry::Rule;
 use crate::rule::field::Field;
+use crate::rule::fragments::FragmentMode;
 use crate::rule::needs::Needs;
 use crate::rule::port::RulePort;
 use crate::rule::set::Found;
@@ -203,6 +204,10 @@ impl<'a, O: Observer> Translator<'a, O> {
         if let Some(port) = self.view.in_port() {
             self.mirror(port, false, None);
         }
+        if self.state.config.fragments() == FragmentMode::Drop && self.view.is_fragment() {
+            self.held_back(DropReason::Fragment);
+            return Ok(());
+        }
         self.look_up(0, None, false);
         self.finish(Some(0))
     }
@@ -308,13 +313,12 @@ impl<'a, O: Observer> Translator<'a, O> {
         let depth = self.waiting.len();
         let rules = self.state.rules;
         let in_port = in_port.map(|port| self.view.ingress(port));
-        let (fields, looked) = self.view.fields_to_look_up();
-        let own_port = fields.key.in_port;
-        // The ingress port is in every mask, so it does not matter that this one is looked at in its stead.
-        fields.key.in_port = in_port.unwrap_or(own_port);
-        self.observer.table(depth, table, fields);
-        let found = rules.lookup(table, fields, looked);
-        fields.key.in_port = own_port;
+        let hides_ports = self.state.config.fragments() == FragmentMode::Normal;
+        let observer = &mut *self.observer;
+        let found = self.view.look_up(in_port, hides_ports, |fields, looked| {
+            observer.table(depth, table, fields);
+            rules.lookup(table, fields, looked)
+        });
         self.rules.push(Arc::clone(found.rule()));
         self.observer.rule(depth, found.rule(), matches!(found, Found::Miss(_)));
         let Found::Rule(rule) = found else {

@@ -18,8 +18,8 @@ use crate::rule::edit::Edit;
 use crate::rule::entry::RuleSpec;
 use crate::rule::matching::Match;
 use crate::rule::port::RulePort;
-use crate::wire::MacAddr;
 use crate::wire::vlan::{TYPE_CUSTOMER, VlanId, VlanTag};
+use crate::wire::{FRAG_ANY, FRAG_LATER, MacAddr};
 
 static RULES: LazyLock<RuleSet> = LazyLock::new(|| RuleSet::learning_switch(0));
 
@@ -622,4 +622,74 @@ fn observer_sees_every_table_rule_and_action_in_order() {
         "1 priority 0 missed true".to_owned(),
     ];
     assert_eq!(tracer.0, wanted);
+}
+
+/// What becomes of a TCP packet to port 22 under each mode, as (verdict, mask), if SSH is denied, packets to port 0 go to
+/// port 2 and others to port 1.
+fn tcp_by_mode(ip_frag: u8) -> [Translation; 3] {
+    let rule = |priority, port: Option<u128>, actions: Vec<RuleAction>| {
+        let mut matching = Match::ANY;
+        if let Some(port) = port {
+            matching.require(Field::EthType, 0x0800, u128::MAX);
+            matching.require(Field::IpProto, 6, u128::MAX);
+            matching.require(Field::TcpDst, port, u128::MAX);
+        }
+        RuleSpec {
+            table: 0,
+            priority,
+            cookie: 0,
+            idle_timeout_s: 0,
+            hard_timeout_s: 0,
+            remarks: Default::default(),
+            matching,
+            actions: actions.into(),
+        }
+    };
+    let specs = vec![rule(9, Some(22), vec![]), rule(8, Some(0), vec![to(2)]), rule(7, None, vec![to(1)])];
+    let rules = RuleSet::learning_switch(0).edit(&[Edit::Replace(specs)], 0).unwrap().set;
+    let key =
+        FlowKey { eth_type: 0x0800.into(), ip_proto: 6, ip_frag, tp_dst: 22.into(), ..FlowKey::default() };
+    FragmentMode::ALL.map(|mode| {
+        let ports = (0..3).map(|n| (port(n), PortVlan::default()));
+        let config = SwitchConfig::new(1, ports).with_fragments(mode);
+        let (fdb, mut flipped) = (Fdb::new(64), key);
+        let state = SwitchState { config: &config, fdb: &fdb, rules: &rules };
+        let decided = translate(&key, &state, &mut ());
+        for (word, bit) in (0..FlowKey::WORDS).flat_map(|word| (0..64).map(move |bit| (word, 1 << bit))) {
+            if decided.mask.0.words()[word] & bit == 0 {
+                flipped.words_mut()[word] ^= bit;
+                assert_eq!(translate(&flipped, &state, &mut ()).verdict, decided.verdict, "{mode:?} {word}");
+                flipped.words_mut()[word] ^= bit;
+            }
+        }
+        decided
+    })
+}
+
+#[test]
+fn rules_see_of_a_fragment_what_the_mode_shows() {
+    let drop = Verdict::Drop(DropReason::RuleDrop);
+    let verdicts = |ip_frag| tcp_by_mode(ip_frag).map(|translation| translation.verdict);
+    assert_eq!(verdicts(0), [drop.clone(), drop.clone(), drop.clone()]);
+    let is_dropped = Verdict::Drop(DropReason::Fragment);
+    assert_eq!(verdicts(FRAG_ANY), [forward_by(&[Action::Output(port(2))]), drop, is_dropped.clone()]);
+    assert_eq!(verdicts(FRAG_ANY | FRAG_LATER)[2], is_dropped);
+
+    let [normal, nx_match, dropped] = tcp_by_mode(FRAG_ANY).map(|translation| translation.mask.0);
+    assert_eq!((normal.ip_frag, normal.tp_dst.get()), (FRAG_ANY, 0), "what the port is does not matter");
+    assert_eq!((nx_match.ip_frag, nx_match.tp_dst.get()), (0, 0xffff));
+    assert_eq!((dropped.ip_frag, dropped.eth_type.get()), (FRAG_ANY, 0));
+    let [normal, ..] = tcp_by_mode(0).map(|translation| translation.mask.0);
+    assert_eq!((normal.ip_frag, normal.tp_dst.get()), (FRAG_ANY, 0xffff));
+}
+
+#[test]
+fn policy_that_asks_for_no_ports_need_not_know_fragments() {
+    let key = FlowKey { eth_type: 0x0800.into(), eth_src: [2, 0, 0, 0, 0, 1], ..FlowKey::default() };
+    for mode in FragmentMode::ALL {
+        let ports = (0..3).map(|n| (port(n), PortVlan::default()));
+        let config = SwitchConfig::new(1, ports).with_fragments(mode);
+        let looks = decide_key(&key, &config, &Fdb::new(64)).mask.0.ip_frag != 0;
+        assert_eq!(looks, mode == FragmentMode::Drop, "{mode:?}");
+    }
 }

@@ -24,6 +24,7 @@ use crate::port::PortId;
 use crate::rule::field::Field;
 use crate::rule::needs::Needs;
 use crate::rule::port::RulePort;
+use crate::wire::FRAG_ANY;
 use crate::wire::vlan::{PCP, TYPE_CUSTOMER, VID, VlanId, VlanTag, is_tag};
 
 use super::plan::Plan;
@@ -227,9 +228,42 @@ impl View {
         self.mask
     }
 
-    /// The fields as they are now, and where to note which of them were looked at.
-    pub(super) fn fields_to_look_up(&mut self) -> (&mut Fields, &mut Fields) {
-        (&mut self.fields, &mut self.looked)
+    /// What `look_up` finds in the fields as they are now, with `in_port` in the place of their own; it notes which of them
+    /// it looked at. Ports of fragments are hidden from it if `hides_ports`.
+    pub(super) fn look_up<T>(
+        &mut self,
+        in_port: Option<u32>,
+        hides_ports: bool,
+        look_up: impl FnOnce(&Fields, &mut Fields) -> T,
+    ) -> T {
+        let (fields, looked) = (&mut self.fields, &mut self.looked);
+        let FlowKey { in_port: own_port, tp_src, tp_dst, ip_frag, .. } = fields.key;
+        // The ingress port is in every mask, so it does not matter that this one is looked at in its stead.
+        fields.key.in_port = in_port.unwrap_or(own_port);
+        let is_hidden = hides_ports && ip_frag & FRAG_ANY != 0;
+        if is_hidden {
+            (fields.key.tp_src, fields.key.tp_dst) = (U16::ZERO, U16::ZERO);
+        }
+        let before = (looked.key.tp_src, looked.key.tp_dst);
+        (looked.key.tp_src, looked.key.tp_dst) = (U16::ZERO, U16::ZERO);
+        let found = look_up(fields, looked);
+        let ports = &mut looked.key;
+        // Whether the ports are hidden decides once they are asked for, and what they are does not if they are.
+        if hides_ports && (ports.tp_src != U16::ZERO || ports.tp_dst != U16::ZERO) {
+            ports.ip_frag |= FRAG_ANY;
+            if is_hidden {
+                (ports.tp_src, ports.tp_dst) = (U16::ZERO, U16::ZERO);
+            }
+        }
+        ports.tp_src |= before.0;
+        ports.tp_dst |= before.1;
+        (fields.key.in_port, fields.key.tp_src, fields.key.tp_dst) = (own_port, tp_src, tp_dst);
+        found
+    }
+
+    /// Whether the packet is a fragment.
+    pub(super) fn is_fragment(&mut self) -> bool {
+        self.read(Field::IpFrag, FRAG_ANY.into()) != 0
     }
 
     /// The fields as they are now.

@@ -8,9 +8,10 @@ use vsteer_switch::port::PortId;
 use vsteer_switch::rule::action::{OutputTo, RuleAction, Subfield};
 use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::field::Field;
+use vsteer_switch::rule::fragments::FragmentMode;
 use vsteer_switch::rule::matching::Match;
 use vsteer_switch::rule::port::RulePort;
-use vsteer_switch::wire::vlan::VlanId;
+use vsteer_switch::wire::vlan::{VlanId, VlanLimit};
 
 use crate::plain::{ARP, ICMP, ICMPV6, IPV4, IPV6, Plain, RARP, SCTP, TCP, Tag, UDP};
 
@@ -119,7 +120,11 @@ pub(crate) fn config(random: &mut Random) -> SwitchConfig {
             output: port(u16::try_from(random.below(6)).expect("a port")),
         })
         .collect();
-    config.with_mirrors(mirrors).with_local(random.one_in(2).then(|| port(5)))
+    config
+        .with_mirrors(mirrors)
+        .with_local(random.one_in(2).then(|| port(5)))
+        .with_vlan_limit(random.pick(&[VlanLimit::One, VlanLimit::Two]))
+        .with_fragments(random.pick(&FragmentMode::ALL))
 }
 
 pub(crate) fn fdb(random: &mut Random) -> Fdb {
@@ -428,8 +433,8 @@ fn copy(random: &mut Random, table: u8, depth: usize) -> RuleAction {
     RuleAction::Clone((0..random.below(5)).map(|_| one(random)).collect())
 }
 
-/// A packet, half of the time one that some rule of the first table is about.
-pub(crate) fn packet(random: &mut Random, rules: &[RuleSpec]) -> Plain {
+/// A packet, half of the time one that some rule of the first table is about, as a switch sees it that reads so many tags.
+pub(crate) fn packet(random: &mut Random, rules: &[RuleSpec], limit: VlanLimit) -> Plain {
     let mut packet = Plain {
         in_port: u32::try_from(random.below(usize::from(PORTS))).expect("a port"),
         eth_type: u16::try_from(value(random, Field::EthType)).expect("a type"),
@@ -437,20 +442,28 @@ pub(crate) fn packet(random: &mut Random, rules: &[RuleSpec]) -> Plain {
     };
     packet.write(Field::EthDst, value(random, Field::EthDst), u128::MAX);
     packet.write(Field::EthSrc, u128::from(random.pick(&MACS[..4])), u128::MAX);
-    for _ in 0..random.below(3) {
+    for _ in 0..random.pick(&[0, 0, 1, 1, 2, 2, 3]) {
         packet.tags.push(Tag {
             tpid: random.pick(&[0x8100, 0x88a8]),
             pcp: random.pick(&[0, 3]),
             vid: random.pick(&VLANS),
         });
     }
+    wrap(random, &mut packet, limit);
     let ip = matches!(packet.eth_type, IPV4 | IPV6);
     if ip {
         packet.proto = u8::try_from(value(random, Field::IpProto)).expect("a protocol");
         packet.ttl = u8::try_from(value(random, Field::IpTtl)).expect("a ttl");
         packet.tos = random.pick(&[0, 0xb8, 1]);
-        if packet.eth_type == IPV4 && packet.proto != SCTP {
+        if packet.proto != SCTP {
             packet.frag = random.pick(&[0, 0, 0, 1, 3]);
+        }
+        if packet.eth_type == IPV6 {
+            // 21 of them are 168 bytes: what they stand before lies beyond the head of 192.
+            packet.extensions = random.pick(&[0, 1, 1, 1, 9, 21, 30]);
+            if packet.frag == 3 {
+                packet.proto = 44;
+            }
         }
     }
     let addresses = match packet.eth_type {
@@ -495,6 +508,26 @@ pub(crate) fn packet(random: &mut Random, rules: &[RuleSpec]) -> Plain {
         }
     }
     packet
+}
+
+/// Puts what is no more to be read as a tag in its place, and now and then SNAP before the Ethernet type.
+fn wrap(random: &mut Random, packet: &mut Plain, limit: VlanLimit) {
+    let read = packet.tags.len().min(limit.tags().into());
+    let beyond = packet.tags.split_off(read);
+    let (passed, rest) = beyond.split_at(beyond.iter().take_while(|tag| tag.vid == 0).count());
+    packet.between.extend(passed.iter().flat_map(Tag::bytes));
+    if random.one_in(8) {
+        packet.between.extend([0, 60, 0xaa, 0xaa, 3, 0, 0, 0]);
+        if random.one_in(4) {
+            packet.between.extend([0x81, 0, 0x60, 0]);
+        }
+    }
+    packet.payload = vec![0x42; 30];
+    if let Some(tag) = rest.first() {
+        let behind = rest.iter().flat_map(Tag::bytes).chain(packet.eth_type.to_be_bytes()).skip(2);
+        packet.payload = behind.chain([0x42; 30]).collect();
+        packet.eth_type = tag.tpid;
+    }
 }
 
 fn transport(random: &mut Random, packet: &mut Plain) {

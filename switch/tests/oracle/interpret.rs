@@ -11,6 +11,7 @@ use vsteer_switch::port::PortId;
 use vsteer_switch::rule::action::{OutputTo, RuleAction, Subfield};
 use vsteer_switch::rule::entry::RuleSpec;
 use vsteer_switch::rule::field::Field;
+use vsteer_switch::rule::fragments::FragmentMode;
 use vsteer_switch::rule::needs::Needs;
 use vsteer_switch::rule::port::RulePort;
 use vsteer_switch::wire::vlan::VlanId;
@@ -209,6 +210,10 @@ enum Next {
 impl<'a> Run<'a> {
     fn all(&mut self) -> Result<(), DropReason> {
         self.mirror(self.packet.port(), false, None);
+        if self.config.fragments() == FragmentMode::Drop && self.packet.frag != 0 {
+            self.why.get_or_insert(DropReason::Fragment);
+            return Ok(());
+        }
         self.table(0, None)?;
         self.run_set(0)
     }
@@ -233,7 +238,9 @@ impl<'a> Run<'a> {
         let (mirrored, why, lookups) = (self.mirrored.clone(), self.why, self.lookups);
         self.first_left.get_or_insert(Left { mirrored, why, lookups });
         self.recirculated += 1;
-        self.is_beyond |= self.recirculated > MAX_RECIRCULATED || self.packet.is_misread_when_it_returns();
+        let limit = self.config.vlan_limit().tags().into();
+        self.is_beyond |=
+            self.recirculated > MAX_RECIRCULATED || self.packet.is_misread_when_it_returns(limit);
         self.pass += 1;
         self.mark = [self.sent.len(), self.punted.len(), self.dropped.len()];
         (self.is_delivered, self.why, self.lookups, self.depth) = (false, None, 0, 0);
@@ -284,6 +291,9 @@ impl<'a> Run<'a> {
         let mut seen = self.packet.clone();
         if let Some(port) = in_port {
             seen.come_from(port.number().into());
+        }
+        if self.config.fragments() == FragmentMode::Normal && self.packet.frag != 0 {
+            (seen.tp_src, seen.tp_dst) = (0, 0);
         }
         match self.rules.find(table, &seen) {
             Some(rule) => self.steps(&rule.actions, table),
@@ -438,7 +448,23 @@ impl<'a> Run<'a> {
             | Field::Reg(_)
             | Field::Xreg(_)
             | Field::Xxreg(_) => self.packet.write(field, value, mask),
+            Field::VlanTci | Field::VlanVid | Field::VlanPcp => self.write_tag(0, field, value, mask),
+            Field::InnerVlanTci | Field::InnerVlanVid | Field::InnerVlanPcp => {
+                self.write_tag(1, field, value, mask);
+            }
             _ => self.change(|packet| packet.write(field, value, mask)),
+        }
+    }
+
+    /// Bits of a tag that is not there are not written, and an inner tag is not taken out, so these change nothing.
+    fn write_tag(&mut self, nth: usize, field: Field, value: u128, mask: u128) {
+        const PRESENT: u128 = 0x1000;
+        let mut written = self.packet.clone();
+        written.write(field, value, mask);
+        let is_there = self.packet.tags.len() > nth || written.tags.len() > nth;
+        let takes_inner = nth == 1 && mask & PRESENT != 0 && value & PRESENT == 0;
+        if is_there && !takes_inner {
+            self.change(|packet| *packet = written);
         }
     }
 
@@ -536,7 +562,7 @@ impl<'a> Run<'a> {
             VlanMode::Native { .. } | VlanMode::Trunk(_) => return None,
         };
         let behind = tags.get(1..).unwrap_or_default().to_vec();
-        let is_contradiction = vid == 0 && !behind.is_empty();
+        let is_contradiction = vid == 0 && (!behind.is_empty() || self.hides_a_tag());
         (!is_contradiction).then(|| Inside {
             vlan,
             own: tags.first().copied(),
@@ -545,14 +571,25 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Whether a tag follows those that the switch reads.
+    fn hides_a_tag(&self) -> bool {
+        matches!(self.packet.eth_type, 0x8100 | 0x88a8)
+    }
+
     /// Whether a frame may leave by a port.
     fn may_leave(&self, inside: &Inside, port: PortId) -> bool {
         let Some(at) = self.config.port(port) else { return false };
         let first_behind = inside.behind.first().map_or(0, |tag| tag.vid);
-        let is_plain = match inside.is_of_customer {
+        let is_single = match inside.is_of_customer {
             false => inside.behind.is_empty(),
             true => first_behind == 0 && inside.behind.len() < 2,
         };
+        // An access port minds a tag that rules do not see only in what a tunnel took apart.
+        let minds_hidden = match (inside.is_of_customer, &at.mode) {
+            (true, _) => !inside.behind.is_empty(),
+            (false, mode) => inside.own.is_some() && !matches!(mode, VlanMode::Access(_)),
+        };
+        let is_plain = is_single && !(minds_hidden && self.hides_a_tag());
         match &at.mode {
             VlanMode::Access(own) => *own == inside.vlan && is_plain,
             VlanMode::Trunk(allowed) => {
@@ -587,7 +624,9 @@ impl<'a> Run<'a> {
         if is_tagged {
             let own = inside.own.unwrap_or(Tag { tpid: 0x8100, pcp: 0, vid: 0 });
             tags.insert(0, Tag { vid: inside.vlan.number(), ..own });
-        } else if let Some(Tag { tpid, pcp, vid }) = tag_of_priority.filter(|_| tags.is_empty()) {
+        } else if let Some(Tag { tpid, pcp, vid }) =
+            tag_of_priority.filter(|_| tags.is_empty() && !self.hides_a_tag())
+        {
             let is_wanted = match at.priority_tags {
                 PriorityTags::Never => false,
                 PriorityTags::IfNonzero => pcp != 0,

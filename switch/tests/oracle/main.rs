@@ -5,7 +5,10 @@
 //! the same ports; every packet that does not leave must have the same reason. And for each translation, bits that its
 //! mask leaves out are flipped and must not matter.
 //!
-//! 200,000 packets by default; `VSTEER_ORACLE_PACKETS` asks for another number.
+//! The switches read one or two tags and show rules as much of fragments as each mode does; the packets have SNAP headers,
+//! tags beyond the limit and chains of extension headers that do not end in the head.
+//!
+//! 200,000 packets by default; `VSTEER_ORACLE_PACKETS` asks for another number, the long run for 10,000,000.
 
 /// What is done with a packet, worked out the plain way.
 mod interpret;
@@ -71,12 +74,11 @@ struct Traffic {
 
 impl Transmit for Traffic {
     fn transmit(&mut self, port: PortId, burst: &Burst, indices: &[u8]) {
-        let head = |at: &u8| burst.frame(usize::from(*at)).head.to_vec();
-        self.sent.extend(indices.iter().map(|at| (port, head(at))));
+        self.sent.extend(indices.iter().map(|at| (port, bytes(&burst.frame(usize::from(*at))))));
     }
 
     fn punt(&mut self, _: PortId, frame: &Frame<'_>, _: Punt) {
-        self.punted.push(frame.head.to_vec());
+        self.punted.push(bytes(frame));
     }
 
     fn dropped(&mut self, port: PortId, reason: DropReason, packets: u64) {
@@ -84,12 +86,20 @@ impl Transmit for Traffic {
     }
 }
 
-/// A burst of frames, which are shorter than a head.
+/// All of a frame.
+fn bytes(frame: &Frame<'_>) -> Vec<u8> {
+    let mut bytes = frame.head.to_vec();
+    bytes.resize(frame.len(), 0);
+    frame.tail.copy_to(&mut bytes[frame.head.len()..]);
+    bytes
+}
+
+/// A burst of frames, which the caller holds for as long as it uses the burst.
 fn fill(burst: &mut Burst, in_port: PortId, frames: &[&[u8]]) {
     burst.clear();
     for bytes in frames {
         let len = u32::try_from(bytes.len()).expect("a short frame");
-        // SAFETY: the frames are shorter than a head, so they are copied now and no segment is kept.
+        // SAFETY: each caller holds the frames for as long as it uses the burst, and fills or drops it then (condition 1).
         #[allow(unsafe_code, reason = "segments are made of raw pointers")]
         let segment = unsafe { Segment::new(bytes.as_ptr(), len) };
         burst.push(in_port, Offload::default(), &[segment]);
@@ -197,12 +207,24 @@ struct Coverage {
     beyond: usize,
     recirculated: u64,
     resumed: usize,
+    /// Fragments.
+    fragments: usize,
+    /// With SNAP or tags that are passed over.
+    wrapped: usize,
+    /// With extension headers that do not end in the head.
+    long_chains: usize,
     reasons: Vec<DropReason>,
     hits: u64,
     upcalls: u64,
 }
 
 impl Coverage {
+    fn note_packet(&mut self, packet: &Plain) {
+        self.fragments += usize::from(packet.frag != 0);
+        self.wrapped += usize::from(!packet.between.is_empty());
+        self.long_chains += usize::from(packet.extensions > 20);
+    }
+
     fn note(&mut self, translation: &Translation) {
         let met = |is_it: fn(&RuleSpec) -> bool| {
             usize::from(translation.rules.iter().any(|rule| is_it(rule.spec())))
@@ -246,6 +268,9 @@ fn every_packet_of_every_rule_set_is_treated_as_the_interpreter_says() {
         beyond,
         recirculated,
         resumed,
+        fragments,
+        wrapped,
+        long_chains,
         reasons,
         hits,
         upcalls,
@@ -253,8 +278,18 @@ fn every_packet_of_every_rule_set_is_treated_as_the_interpreter_says() {
     for count in [forwarded, rewritten, tagged, punted, copied, conjunctions, resumed] {
         assert!(count > 50, "too few to mean anything");
     }
+    for count in [fragments, wrapped, long_chains] {
+        assert!(count > 50, "too few to mean anything");
+    }
     assert!(recirculated > 1_000 && forwarded > 10 * beyond);
-    for reason in [DropReason::RuleDrop, DropReason::NoRule, DropReason::NoEgress, DropReason::TtlExceeded] {
+    let wanted = [
+        DropReason::RuleDrop,
+        DropReason::NoRule,
+        DropReason::NoEgress,
+        DropReason::TtlExceeded,
+        DropReason::Fragment,
+    ];
+    for reason in wanted {
         assert!(reasons.contains(&reason), "{reason:?} never occurred");
     }
     assert!(hits > upcalls, "the caches answered");
@@ -262,10 +297,10 @@ fn every_packet_of_every_rule_set_is_treated_as_the_interpreter_says() {
 
 /// Sends `packets` packets through a pipeline and the interpreter.
 fn compare(world: &World, random: &mut Random, packets: usize, coverage: &mut Coverage) {
-    let rules = Rules::new(&world.specs);
+    let (rules, limit) = (Rules::new(&world.specs), world.config.vlan_limit());
     let mut pool = Vec::new();
     while pool.len() < POOL {
-        let packet = generate::packet(random, &world.specs);
+        let packet = generate::packet(random, &world.specs, limit);
         if interpret::fate(&packet, &rules, &world.config, &world.fdb).is_beyond {
             coverage.beyond += 1;
         } else {
@@ -289,6 +324,7 @@ fn compare(world: &World, random: &mut Random, packets: usize, coverage: &mut Co
         let key = key_of(world, &mut burst);
         let translation = decide(&key);
         coverage.note(&translation);
+        coverage.note_packet(packet);
         let bits: Vec<usize> = (0..FLIPS).map(|_| random.below(FlowKey::WORDS * 64)).collect();
         let matters = bit_that_matters(&key, &translation.mask, decide, bits);
         assert_eq!(matters, None, "{packet:?} under {:?}", translation.mask);
@@ -380,9 +416,9 @@ fn mask_widened_by_one_bit_is_caught() {
     for _ in 0..20 {
         let world = World::new(&mut random, 300);
         for _ in 0..10 {
-            let packet = generate::packet(&mut random, &world.specs);
-            let mut burst = Burst::new();
-            fill(&mut burst, packet.port(), &[&packet.bytes()]);
+            let packet = generate::packet(&mut random, &world.specs, world.config.vlan_limit());
+            let (bytes, mut burst) = (packet.bytes(), Burst::new());
+            fill(&mut burst, packet.port(), &[&bytes]);
             let key = key_of(&world, &mut burst);
             let decide = |key: &FlowKey| translate(key, &world.state(), &mut ());
             let mask = decide(&key).mask;

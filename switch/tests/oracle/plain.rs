@@ -28,6 +28,14 @@ pub(crate) struct Tag {
     pub(crate) vid: u16,
 }
 
+impl Tag {
+    /// The tag as it stands in a frame.
+    pub(crate) fn bytes(&self) -> [u8; 4] {
+        let ([t0, t1], [c0, c1]) = (self.tpid.to_be_bytes(), (self.pcp << 13 | self.vid).to_be_bytes());
+        [t0, t1, c0, c1]
+    }
+}
+
 /// A packet. Fields that it lacks are zero, and fields of different protocols that share a place share it here, too.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Plain {
@@ -39,13 +47,19 @@ pub(crate) struct Plain {
     pub(crate) eth_src: u64,
     /// The outermost first.
     pub(crate) tags: Vec<Tag>,
+    /// What stands between the tags and the Ethernet type and is passed over: SNAP, tags of VLAN 0.
+    pub(crate) between: Vec<u8>,
     pub(crate) eth_type: u16,
+    /// What the frame carries if its type says nothing that is known here.
+    pub(crate) payload: Vec<u8>,
     /// IP protocol, or ARP operation.
     pub(crate) proto: u8,
     pub(crate) tos: u8,
     pub(crate) ttl: u8,
     /// 0 for whole packets, 1 for first fragments, 3 for later ones.
     pub(crate) frag: u8,
+    /// IPv6 extension headers before what is carried, of eight bytes each.
+    pub(crate) extensions: usize,
     pub(crate) label: u32,
     pub(crate) src: u128,
     pub(crate) dst: u128,
@@ -91,11 +105,15 @@ impl Plain {
         self.in_port = if port == LOCAL { self.local.unwrap_or(LOCAL) } else { port };
     }
 
-    /// Whether it has become something that a switch takes for another packet when it comes back: the tags that it looks
-    /// at hide what is behind more of them, and a message about neighbours is one only while its hop limit says that no
-    /// router has passed it on.
-    pub(crate) fn is_misread_when_it_returns(&self) -> bool {
-        self.tags.len() > 2 || self.nd_option != 0 && self.ttl != 255
+    /// Whether it has become something that a switch which reads `limit` tags takes for another packet when it comes back:
+    /// the tags that it looks at hide what is behind more of them, with fewer of them it sees one that was hidden, and a
+    /// message about neighbours is one only while its hop limit says that no router has passed it on.
+    pub(crate) fn is_misread_when_it_returns(&self, limit: usize) -> bool {
+        let is_tag = |eth_type: [u8; 2]| matches!(eth_type, [0x81, 0] | [0x88, 0xa8]);
+        let next = self.between.first_chunk().copied().unwrap_or(self.eth_type.to_be_bytes());
+        self.tags.len() > limit
+            || self.tags.len() < limit && is_tag(next)
+            || self.nd_option != 0 && self.ttl != 255
     }
 
     fn tci(&self, nth: usize) -> u128 {
@@ -279,16 +297,14 @@ impl Plain {
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut frame = self.eth_dst.to_be_bytes()[2..].to_vec();
         frame.extend(&self.eth_src.to_be_bytes()[2..]);
-        for tag in &self.tags {
-            frame.extend(tag.tpid.to_be_bytes());
-            frame.extend((tag.pcp << 13 | tag.vid).to_be_bytes());
-        }
+        frame.extend(self.tags.iter().flat_map(Tag::bytes));
+        frame.extend(&self.between);
         frame.extend(self.eth_type.to_be_bytes());
         match self.eth_type {
             IPV4 => frame.extend(self.ipv4()),
             IPV6 => frame.extend(self.ipv6()),
             ARP | RARP => frame.extend(self.arp()),
-            _ => frame.extend([0x42; 30]),
+            _ => frame.extend(&self.payload),
         }
         frame
     }
@@ -321,13 +337,23 @@ impl Plain {
 
     fn ipv6(&self) -> Vec<u8> {
         let upper = self.upper();
-        // Destination options come before what is carried.
+        // Destination options come before what is carried, or before the header of a fragment.
+        let fragment = if self.frag == 0 { 0 } else { 8 };
+        let last = if fragment == 0 { self.proto } else { 44 };
         let mut bytes = (6 << 28 | u32::from(self.tos) << 20 | self.label).to_be_bytes().to_vec();
-        bytes.extend(length(8 + upper.len()));
-        bytes.extend([60, self.ttl]);
+        bytes.extend(length(8 * self.extensions + fragment + upper.len()));
+        bytes.extend([if self.extensions == 0 { last } else { 60 }, self.ttl]);
         bytes.extend(self.src.to_be_bytes());
         bytes.extend(self.dst.to_be_bytes());
-        bytes.extend([self.proto, 0, 1, 4, 0, 0, 0, 0]);
+        for nth in 1..=self.extensions {
+            bytes.extend([if nth == self.extensions { last } else { 60 }, 0, 1, 4, 0, 0, 0, 0]);
+        }
+        match self.frag {
+            0 => {}
+            1 => bytes.extend([self.proto, 0, 0, 1, 1, 2, 3, 4]),
+            // Of a later one rules know no protocol but that of its header.
+            _ => bytes.extend([17, 0, 0, 8, 1, 2, 3, 4]),
+        }
         bytes.extend(upper);
         bytes
     }
