@@ -20,59 +20,106 @@ use crate::hex;
 
 /// The text of what `mask` looks at in `key`; `port_name` names ports, those it does not know are shown as numbers.
 pub fn match_text(key: &FlowKey, mask: &Mask, port_name: impl Fn(u32) -> Option<String>) -> String {
-    let eth_type = key.eth_type.get() & mask.0.eth_type.get();
-    match_text_as(eth_type, key, mask, port_name)
+    match_text_as(Kind::of(&mask.apply(key)), key, mask, port_name)
 }
 
-/// The same, with the network layer's fields called as in packets of `eth_type`.
-fn match_text_as(
+/// Which packets a text is about: fields of the network and the transport layer are called as theirs are.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
     eth_type: u16,
+    ip_proto: u8,
+}
+
+impl Kind {
+    fn of(key: &FlowKey) -> Self {
+        Self { eth_type: key.eth_type.get(), ip_proto: key.ip_proto }
+    }
+}
+
+/// The same, with the fields called as in packets of this kind.
+fn match_text_as(
+    kind: Kind,
     key: &FlowKey,
     mask: &Mask,
     port_name: impl Fn(u32) -> Option<String>,
 ) -> String {
     let mask = &mask.0;
     let mut text = Text::default();
+    // Every field is named, so that none can be missed that a key will have.
+    let FlowKey {
+        in_port,
+        recirc_id,
+        eth_dst,
+        eth_src,
+        eth_type: eth_type_mask,
+        reserved1: _,
+        vlan: tags,
+        // Of the network layer, see `arp` and `ip`.
+        ip_proto: _,
+        ip_tos: _,
+        ip_ttl: _,
+        ip_frag: _,
+        ipv6_label: _,
+        ip_src: _,
+        ip_dst: _,
+        // Of the transport layer, see `transport`.
+        tp_src: _,
+        tp_dst: _,
+        tcp_flags: _,
+        reserved2: _,
+        nd_target,
+        hw_src,
+        hw_dst,
+        reserved3: _,
+        // See `connection`.
+        ct_state: _,
+        ct_zone: _,
+        ct_mark: _,
+        ct_label: _,
+        // See `tunnel`.
+        tun_id: _,
+        tun_src: _,
+        tun_dst: _,
+        tun_flags: _,
+        tun_tos: _,
+        tun_ttl: _,
+        reserved4: _,
+    } = *mask;
     // Every megaflow looks at it, most of them to see that it is zero.
-    if key.recirc_id.get() & mask.recirc_id.get() != 0 {
+    if key.recirc_id.get() & recirc_id.get() != 0 {
         text.group("recirc_id", vec![format!("{:#x}", key.recirc_id.get())]);
     }
-    if mask.in_port != 0 {
+    connection(&mut text, key, mask);
+    text.group("tunnel", tunnel(key, mask));
+    if in_port != 0 {
         let port = port_name(key.in_port).unwrap_or_else(|| key.in_port.to_string());
         text.group("in_port", vec![port]);
     }
-    text.group(
-        "eth",
-        fields([("src", mac(key.eth_src, mask.eth_src)), ("dst", mac(key.eth_dst, mask.eth_dst))]),
-    );
-    for (tag, tag_mask) in key.vlan.iter().zip(&mask.vlan) {
+    text.group("eth", fields([("src", mac(key.eth_src, eth_src)), ("dst", mac(key.eth_dst, eth_dst))]));
+    for (tag, tag_mask) in key.vlan.iter().zip(&tags) {
         text.group("vlan", vlan(tag, tag_mask));
     }
-    text.group("eth_type", hex(key.eth_type.get(), mask.eth_type.get()).into_iter().collect());
-    match eth_type {
+    text.group("eth_type", hex(key.eth_type.get(), eth_type_mask.get()).into_iter().collect());
+    match kind.eth_type {
         TYPE_ARP | TYPE_RARP => text.group("arp", arp(key, mask)),
         TYPE_IPV4 => text.group("ipv4", ip(key, mask, ipv4)),
         TYPE_IPV6 => text.group("ipv6", ip(key, mask, ipv6)),
         _ => text.group("ip", ip(key, mask, ipv6)),
     }
-    transport(&mut text, key, mask);
-    if !matches!(eth_type, TYPE_ARP | TYPE_RARP) {
-        let target = ipv6(key.nd_target, mask.nd_target);
+    transport(&mut text, kind, key, mask);
+    if !matches!(kind.eth_type, TYPE_ARP | TYPE_RARP) {
+        let target = ipv6(key.nd_target, nd_target);
         text.group(
             "nd",
-            fields([
-                ("target", target),
-                ("sll", mac(key.hw_src, mask.hw_src)),
-                ("tll", mac(key.hw_dst, mask.hw_dst)),
-            ]),
+            fields([("target", target), ("sll", mac(key.hw_src, hw_src)), ("tll", mac(key.hw_dst, hw_dst))]),
         );
     }
     text.0
 }
 
-/// The text of what happens to a megaflow's packets, which are of `eth_type`: `vm1,push_vlan(vid=10,pcp=0),up`, or
+/// The text of what happens to a megaflow's packets, of which `of` is one: `vm1,push_vlan(vid=10,pcp=0),up`, or
 /// `drop(hairpin)`.
-pub fn verdict_text(verdict: &Verdict, eth_type: u16, port_name: impl Fn(u32) -> Option<String>) -> String {
+pub fn verdict_text(verdict: &Verdict, of: &FlowKey, port_name: impl Fn(u32) -> Option<String>) -> String {
     let actions = match verdict {
         Verdict::Drop(reason) => return format!("drop({})", reason.name()),
         Verdict::Forward(actions) => actions,
@@ -88,7 +135,7 @@ pub fn verdict_text(verdict: &Verdict, eth_type: u16, port_name: impl Fn(u32) ->
         Action::Rewrite(index) => {
             let bits = actions
                 .rewrite(*index)
-                .map(|bits| match_text_as(eth_type, bits.value(), &Mask(*bits.mask()), |_| None));
+                .map(|bits| match_text_as(Kind::of(of), bits.value(), &Mask(*bits.mask()), |_| None));
             format!("set({})", bits.unwrap_or_default())
         }
         Action::Recirculate(index) => {
@@ -103,31 +150,77 @@ pub fn verdict_text(verdict: &Verdict, eth_type: u16, port_name: impl Fn(u32) ->
 /// The text of what `mask` looks at: `in_port,eth_dst,vlan/0x1fff,ip_dst/24`. Of a field that it does not look at as a whole
 /// it names the prefix length, or the bits.
 pub fn mask_text(mask: &Mask) -> String {
-    let mask = &mask.0;
     // An IPv4 address lies in the last four bytes; a mask that looks at these alone is of one.
-    let address = |bytes: &[u8; 16]| bytes[if bytes[..12] == [0; 12] { 12 } else { 0 }..].to_vec();
+    let address = |bytes: [u8; 16]| bytes[if bytes[..12] == [0; 12] { 12 } else { 0 }..].to_vec();
+    // Every field is named, so that none can be missed that a key will have.
+    let FlowKey {
+        in_port,
+        recirc_id,
+        eth_dst,
+        eth_src,
+        eth_type,
+        reserved1: _,
+        vlan: [outer, inner],
+        ip_proto,
+        ip_tos,
+        ip_ttl,
+        ip_frag,
+        ipv6_label,
+        ip_src,
+        ip_dst,
+        tp_src,
+        tp_dst,
+        tcp_flags,
+        reserved2: _,
+        nd_target,
+        hw_src,
+        hw_dst,
+        reserved3: _,
+        ct_state,
+        ct_zone,
+        ct_mark,
+        ct_label,
+        tun_id,
+        tun_src,
+        tun_dst,
+        tun_flags,
+        tun_tos,
+        tun_ttl,
+        reserved4: _,
+    } = mask.0;
     let parts = [
-        ("in_port", mask.in_port.to_be_bytes().to_vec()),
-        ("eth_src", mask.eth_src.to_vec()),
-        ("eth_dst", mask.eth_dst.to_vec()),
-        ("eth_type", mask.eth_type.get().to_be_bytes().to_vec()),
-        ("vlan", mask.vlan[0].tci.get().to_be_bytes().to_vec()),
-        ("tpid", mask.vlan[0].tpid.get().to_be_bytes().to_vec()),
-        ("inner_vlan", mask.vlan[1].tci.get().to_be_bytes().to_vec()),
-        ("inner_tpid", mask.vlan[1].tpid.get().to_be_bytes().to_vec()),
-        ("ip_proto", vec![mask.ip_proto]),
-        ("ip_tos", vec![mask.ip_tos]),
-        ("ip_ttl", vec![mask.ip_ttl]),
-        ("ip_frag", vec![mask.ip_frag]),
-        ("ipv6_label", mask.ipv6_label.get().to_be_bytes().to_vec()),
-        ("ip_src", address(&mask.ip_src)),
-        ("ip_dst", address(&mask.ip_dst)),
-        ("tp_src", mask.tp_src.get().to_be_bytes().to_vec()),
-        ("tp_dst", mask.tp_dst.get().to_be_bytes().to_vec()),
-        ("tcp_flags", mask.tcp_flags.get().to_be_bytes().to_vec()),
-        ("nd_target", mask.nd_target.to_vec()),
-        ("hw_src", mask.hw_src.to_vec()),
-        ("hw_dst", mask.hw_dst.to_vec()),
+        ("in_port", in_port.to_be_bytes().to_vec()),
+        ("recirc_id", recirc_id.to_bytes().to_vec()),
+        ("eth_src", eth_src.to_vec()),
+        ("eth_dst", eth_dst.to_vec()),
+        ("eth_type", eth_type.to_bytes().to_vec()),
+        ("vlan", outer.tci.to_bytes().to_vec()),
+        ("tpid", outer.tpid.to_bytes().to_vec()),
+        ("inner_vlan", inner.tci.to_bytes().to_vec()),
+        ("inner_tpid", inner.tpid.to_bytes().to_vec()),
+        ("ip_proto", vec![ip_proto]),
+        ("ip_tos", vec![ip_tos]),
+        ("ip_ttl", vec![ip_ttl]),
+        ("ip_frag", vec![ip_frag]),
+        ("ipv6_label", ipv6_label.to_bytes().to_vec()),
+        ("ip_src", address(ip_src)),
+        ("ip_dst", address(ip_dst)),
+        ("tp_src", tp_src.to_bytes().to_vec()),
+        ("tp_dst", tp_dst.to_bytes().to_vec()),
+        ("tcp_flags", tcp_flags.to_bytes().to_vec()),
+        ("nd_target", nd_target.to_vec()),
+        ("hw_src", hw_src.to_vec()),
+        ("hw_dst", hw_dst.to_vec()),
+        ("ct_state", ct_state.to_bytes().to_vec()),
+        ("ct_zone", ct_zone.to_bytes().to_vec()),
+        ("ct_mark", ct_mark.to_bytes().to_vec()),
+        ("ct_label", ct_label.to_vec()),
+        ("tun_id", tun_id.to_bytes().to_vec()),
+        ("tun_src", address(tun_src)),
+        ("tun_dst", address(tun_dst)),
+        ("tun_flags", tun_flags.to_bytes().to_vec()),
+        ("tun_tos", vec![tun_tos]),
+        ("tun_ttl", vec![tun_ttl]),
     ];
     let texts: Vec<String> = parts.iter().filter_map(|(name, bits)| part_text(name, bits)).collect();
     texts.join(",")
@@ -140,7 +233,7 @@ fn part_text(name: &str, bytes: &[u8]) -> Option<String> {
     let rest = bytes.iter().find(|&&byte| byte != 0xff);
     let prefix = whole + rest.map_or(0, |byte| byte.leading_ones());
     let has_all = rest.is_none();
-    let is_address = matches!(name, "ip_src" | "ip_dst" | "nd_target");
+    let is_address = matches!(name, "ip_src" | "ip_dst" | "nd_target" | "tun_src" | "tun_dst");
     match ones {
         0 => None,
         _ if has_all => Some(name.to_owned()),
@@ -199,6 +292,40 @@ fn ip(key: &FlowKey, mask: &FlowKey, address: AddressText) -> Vec<String> {
     ])
 }
 
+fn connection(text: &mut Text, key: &FlowKey, mask: &FlowKey) {
+    let label = (mask.ct_label != [0; 16]).then(|| {
+        let [value, bits] = [key.ct_label, mask.ct_label].map(u128::from_be_bytes);
+        if bits == u128::MAX { format!("{value:#x}") } else { format!("{value:#x}/{bits:#x}") }
+    });
+    for (name, value) in [
+        ("ct_state", hex(key.ct_state.get(), mask.ct_state.get())),
+        ("ct_zone", hex(key.ct_zone.get(), mask.ct_zone.get())),
+        ("ct_mark", wide(key.ct_mark.get(), mask.ct_mark.get())),
+        ("ct_label", label),
+    ] {
+        text.group(name, value.into_iter().collect());
+    }
+}
+
+fn tunnel(key: &FlowKey, mask: &FlowKey) -> Vec<String> {
+    // As for a packet's own addresses: those of IPv4 have nothing but zeros before them.
+    let is_ipv4 = [key.tun_src, key.tun_dst].iter().all(|address| address[..12] == [0; 12]);
+    let address = if is_ipv4 { ipv4 } else { ipv6 };
+    let id = match mask.tun_id.get() {
+        0 => None,
+        u64::MAX => Some(format!("{:#x}", key.tun_id.get())),
+        bits => Some(format!("{:#x}/{bits:#x}", key.tun_id.get())),
+    };
+    fields([
+        ("tun_id", id),
+        ("src", address(key.tun_src, mask.tun_src)),
+        ("dst", address(key.tun_dst, mask.tun_dst)),
+        ("tos", decimal(key.tun_tos.into(), mask.tun_tos.into(), 0xff)),
+        ("ttl", decimal(key.tun_ttl.into(), mask.tun_ttl.into(), 0xff)),
+        ("flags", hex(key.tun_flags.get(), mask.tun_flags.get())),
+    ])
+}
+
 fn frag(bits: u8) -> &'static str {
     match (bits & FRAG_ANY != 0, bits & FRAG_LATER != 0) {
         (false, _) => "no",
@@ -207,8 +334,8 @@ fn frag(bits: u8) -> &'static str {
     }
 }
 
-fn transport(text: &mut Text, key: &FlowKey, mask: &FlowKey) {
-    let (name, [src, dst]) = match key.ip_proto & mask.ip_proto {
+fn transport(text: &mut Text, kind: Kind, key: &FlowKey, mask: &FlowKey) {
+    let (name, [src, dst]) = match kind.ip_proto {
         icmp::PROTOCOL_V4 => ("icmp", ["type", "code"]),
         tcp::PROTOCOL => ("tcp", ["src", "dst"]),
         udp::PROTOCOL => ("udp", ["src", "dst"]),
@@ -253,6 +380,14 @@ fn hex(value: u16, mask: u16) -> Option<String> {
         0 => None,
         u16::MAX => Some(format!("{value:#06x}")),
         mask => Some(format!("{value:#06x}/{mask:#06x}")),
+    }
+}
+
+fn wide(value: u32, mask: u32) -> Option<String> {
+    match mask {
+        0 => None,
+        u32::MAX => Some(format!("{value:#x}")),
+        mask => Some(format!("{value:#x}/{mask:#x}")),
     }
 }
 
@@ -315,6 +450,25 @@ mod tests {
     }
 
     #[test]
+    fn every_bit_of_a_key_is_shown() {
+        let reserved = {
+            let mut key = FlowKey::default();
+            (key.reserved1, key.reserved2, key.reserved3, key.reserved4) =
+                (u16::MAX, u16::MAX, u32::MAX, u32::MAX);
+            key
+        };
+        for (word, reserved) in reserved.words().iter().enumerate() {
+            for bit in (0..64).filter(|bit| reserved >> bit & 1 == 0) {
+                let mut mask = Mask::default();
+                mask.0.words_mut()[word] = 1 << bit;
+                assert_ne!(mask_text(&mask), "", "word {word}, bit {bit}");
+                let kind = Kind { eth_type: TYPE_IPV6, ip_proto: tcp::PROTOCOL };
+                assert_ne!(match_text_as(kind, &mask.0, &mask, |_| None), "", "word {word}, bit {bit}");
+            }
+        }
+    }
+
+    #[test]
     fn learning_switch_looks_at_link_layer_only() {
         let mask = FlowKey {
             in_port: u32::MAX,
@@ -362,10 +516,16 @@ mod tests {
         let (mut value, mut mask) = (FlowKey::default(), FlowKey::default());
         value.ip_src[12..].copy_from_slice(&[10, 0, 0, 1]);
         mask.ip_src[12..].fill(0xff);
-        let text = |eth_type| match_text_as(eth_type, &value, &Mask(mask), |_| None);
-        assert_eq!(text(TYPE_IPV4), "ipv4(src=10.0.0.1)");
-        assert_eq!(text(TYPE_ARP), "arp(sip=10.0.0.1)");
-        assert_eq!(text(TYPE_IPV6), "ipv6(src=::a00:1/::ffff:ffff)");
+        let text = |eth_type, ip_proto, mask| {
+            match_text_as(Kind { eth_type, ip_proto }, &value, &Mask(mask), |_| None)
+        };
+        assert_eq!(text(TYPE_IPV4, 0, mask), "ipv4(src=10.0.0.1)");
+        assert_eq!(text(TYPE_ARP, 0, mask), "arp(sip=10.0.0.1)");
+        assert_eq!(text(TYPE_IPV6, 0, mask), "ipv6(src=::a00:1/::ffff:ffff)");
+        let mask = FlowKey { tp_src: U16::MAX_VALUE, ..FlowKey::default() };
+        assert_eq!(text(TYPE_IPV4, tcp::PROTOCOL, mask), "tcp(src=0)");
+        assert_eq!(text(TYPE_IPV4, udp::PROTOCOL, mask), "udp(src=0)");
+        assert_eq!(text(TYPE_IPV6, icmp::PROTOCOL_V6, mask), "icmpv6(type=0)");
     }
 
     #[test]

@@ -18,7 +18,6 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use crate::failure::{Context, Failure, Result};
-use crate::namespace::Namespace;
 use crate::wait;
 
 /// A running child process, killed when dropped.
@@ -52,16 +51,16 @@ pub struct Finished {
 }
 
 impl Process {
-    /// Starts `command` with its output appended to `log`, inside `namespace` if given.
+    /// Starts `command` with its output appended to `log`, inside the network namespace behind the descriptor if given.
     pub fn spawn(
         name: &str,
         mut command: Command,
         log: &Path,
-        namespace: Option<&Namespace>,
+        namespace: Option<&dyn AsRawFd>,
     ) -> Result<Self> {
         let output = File::options().create(true).append(true).open(log).context(log.display())?;
         command.stdin(Stdio::piped()).stdout(output.try_clone()?).stderr(output);
-        bind_to_thread(&mut command, namespace.map(AsRawFd::as_raw_fd));
+        bind_to_thread(&mut command, namespace.map(|namespace| namespace.as_raw_fd()));
         let child = command.spawn().context(format!("cannot start {name} ({:?})", command.get_program()))?;
         Ok(Process { name: name.into(), child, log: log.into() })
     }
@@ -158,17 +157,17 @@ impl Drop for Process {
     }
 }
 
-/// Runs a program to its end.
+/// Runs a program to its end, inside the network namespace behind the descriptor if given.
 pub fn run(
     name: &str,
     mut command: Command,
     limit: Duration,
-    namespace: Option<&Namespace>,
+    namespace: Option<&dyn AsRawFd>,
 ) -> Result<Finished> {
     let folder = tempfile::tempdir()?;
     let (stdout, stderr) = (folder.path().join("stdout"), folder.path().join("stderr"));
     command.stdin(Stdio::null()).stdout(File::create(&stdout)?).stderr(File::create(&stderr)?);
-    bind_to_thread(&mut command, namespace.map(AsRawFd::as_raw_fd));
+    bind_to_thread(&mut command, namespace.map(|namespace| namespace.as_raw_fd()));
     let child = command.spawn().context(format!("cannot start {name} ({:?})", command.get_program()))?;
     let mut process = Process { name: name.into(), child, log: stderr.clone() };
     let status = process.wait(limit).map_err(|failure| {

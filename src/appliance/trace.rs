@@ -301,7 +301,7 @@ impl<'a> Recorder<'a> {
             steps: std::mem::take(&mut self.steps),
             final_flow: std::mem::take(&mut self.final_flow),
             megaflow: match_text(&translation.mask.apply(&fields.key), &translation.mask, name),
-            actions: verdict_text(&translation.verdict, fields.key.eth_type.get(), name),
+            actions: verdict_text(&translation.verdict, &fields.key, name),
             drop: dropped(&translation.verdict),
             remarks,
             further: Vec::new(),

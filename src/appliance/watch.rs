@@ -309,7 +309,7 @@ impl RateWatch {
         let name = |number| numbers.name_of_number(number);
         let rates = busy.into_iter().map(|(packets, bytes, flow)| FlowRate {
             match_text: match_text(&flow.masked_key(), flow.mask(), name),
-            actions: verdict_text(flow.verdict(), flow.key().eth_type.get(), name),
+            actions: verdict_text(flow.verdict(), flow.key(), name),
             worker: usize::from(flow.worker()),
             pps: per_s(packets),
             bps: per_s(bytes) * 8.0,

@@ -75,7 +75,7 @@ impl FlowInfo {
         let name = |number| numbers.name_of_number(number);
         Self {
             match_text: match_text(&flow.masked_key(), flow.mask(), name),
-            actions: verdict_text(flow.verdict(), flow.key().eth_type.get(), name),
+            actions: verdict_text(flow.verdict(), flow.key(), name),
             packets: stats.packets,
             bytes: stats.bytes,
             used_ms: (stats.packets > 0).then(|| now_ms.saturating_sub(stats.last_used_ms)),

@@ -133,16 +133,18 @@ pub struct FdbEntry {
 }
 
 impl FdbEntry {
-    fn new(key: u64, value: Value) -> Self {
+    /// What the two words of an entry say; `None` if it is empty.
+    fn of_words(key: u64, value: Value) -> Option<Self> {
         let [_, _, a, b, c, d, e, f] = key.to_be_bytes();
         let [vlan_high, vlan_low, ..] = (key & !VALID).to_be_bytes();
-        Self {
-            vlan: VlanId::new(u16::from_be_bytes([vlan_high, vlan_low])).unwrap_or_default(),
+        let vlan = VlanId::new(u16::from_be_bytes([vlan_high, vlan_low])).filter(|_| key & VALID != 0)?;
+        Some(Self {
+            vlan,
             mac: [a, b, c, d, e, f],
             port: value.port(),
             seen_s: value.seen_s(),
             is_static: value.is_static(),
-        }
+        })
     }
 }
 
@@ -279,7 +281,7 @@ impl Fdb {
     /// The entry of an address.
     pub fn entry(&self, vlan: VlanId, mac: MacAddr) -> Option<FdbEntry> {
         let key = key_of(vlan, mac);
-        self.find(key).map(|(_, value)| FdbEntry::new(key, value))
+        self.find(key).and_then(|(_, value)| FdbEntry::of_words(key, value))
     }
 
     /// The port of an address.
@@ -380,7 +382,8 @@ impl Fdb {
     pub fn entries(&self) -> impl Iterator<Item = FdbEntry> + '_ {
         self.buckets.iter().flat_map(|bucket| &bucket.0).filter_map(|slot| {
             let key = slot.key.load(Ordering::Acquire);
-            (key & VALID != 0).then(|| self.find(key)).flatten().map(|(_, value)| FdbEntry::new(key, value))
+            let (_, value) = (key & VALID != 0).then(|| self.find(key)).flatten()?;
+            FdbEntry::of_words(key, value)
         })
     }
 
@@ -461,16 +464,16 @@ impl Fdb {
             .flat_map(|(at, bucket)| bucket.0.iter().map(move |slot| (at, slot)));
         for (bucket, slot) in slots {
             // A look without the lock first: most entries stay, and learners should not wait for a walk of the table.
-            let key = slot.key.load(Ordering::Acquire);
-            if key == 0 || !is_over(&FdbEntry::new(key, Value(slot.value.load(Ordering::Acquire)))) {
+            let read = || {
+                let key = slot.key.load(Ordering::Acquire);
+                let entry = FdbEntry::of_words(key, Value(slot.value.load(Ordering::Acquire)))?;
+                is_over(&entry).then_some((key, entry))
+            };
+            if read().is_none() {
                 continue;
             }
             let mut used = self.writer.lock();
-            let key = slot.key.load(Ordering::Relaxed);
-            let entry = FdbEntry::new(key, Value(slot.value.load(Ordering::Acquire)));
-            if key == 0 || !is_over(&entry) {
-                continue;
-            }
+            let Some((key, entry)) = read() else { continue };
             slot.key.store(0, Ordering::Release);
             self.shorten_reach(self.home(key), bucket);
             *used -= 1;
