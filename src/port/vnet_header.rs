@@ -12,16 +12,8 @@ use std::fmt;
 
 use vsteer_switch::packet::{Checksum, GsoKind, Offload};
 use vsteer_switch::wire::ethernet;
-
-/// Bytes of a header, with the count of merged buffers that virtio 1 always has.
-pub const LEN: usize = 12;
-
-const F_NEEDS_CSUM: u8 = 1;
-const F_DATA_VALID: u8 = 2;
-const GSO_NONE: u8 = 0;
-const GSO_TCPV4: u8 = 1;
-const GSO_TCPV6: u8 = 4;
-const GSO_ECN: u8 = 0x80;
+pub use vsteer_switch::wire::virtio_net::LEN;
+use vsteer_switch::wire::virtio_net::{F_DATA_VALID, F_NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6};
 
 /// Which rule a header broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,6 +21,9 @@ pub mod ethernet;
 /// VLAN tags.
 pub mod vlan;
 
+/// The virtio-net header.
+pub mod virtio_net;
+
 /// ARP for IPv4 over Ethernet.
 pub mod arp;
 

@@ -4,20 +4,15 @@
 //! virtio 1.3 §5.1.6 (`struct virtio_net_hdr`), §5.1.6.2.
 
 use vsteer_switch::packet::{Checksum, GsoKind, Offload};
+use vsteer_switch::wire::virtio_net::{
+    self, F_DATA_VALID as DATA_VALID, F_NEEDS_CSUM as NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6,
+};
 
 use super::features::Negotiated;
 use crate::memory::Span;
 
 /// Bytes of the longest header; without mergeable buffers and VERSION_1 the last two are absent.
-pub(crate) const HEADER_BYTES: usize = 12;
-
-const NEEDS_CSUM: u8 = 1;
-const DATA_VALID: u8 = 2;
-
-const GSO_NONE: u8 = 0;
-const GSO_TCPV4: u8 = 1;
-const GSO_TCPV6: u8 = 4;
-const GSO_ECN: u8 = 0x80;
+pub(crate) const HEADER_BYTES: usize = virtio_net::LEN;
 
 /// A header asks for something that was not negotiated or does not fit its frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
