@@ -47,6 +47,7 @@ use vsteer_switch::rule::fragments::FragmentMode;
 use vsteer_switch::wire::vlan::VlanLimit;
 
 use self::rules::ListedPorts;
+use crate::port::driver::Exclusive;
 use crate::socket_file::identity_of;
 
 pub use self::cpu::CpuList;
@@ -324,8 +325,8 @@ fn merge_mirrors(
 /// Refuses a port on the control socket.
 fn refuse_shared_control(config: &Config) -> Result<(), ConfigError> {
     let Some(control) = &config.control else { return Ok(()) };
-    let path = identity_of(control);
-    match config.ports.iter().find(|port| port.exclusive().is_some_and(|own| own.1 == path)) {
+    let own = Exclusive::Path(identity_of(control));
+    match config.ports.iter().find(|port| port.exclusive().as_ref() == Some(&own)) {
         Some(port) => Err(ConfigError::new(
             format!("port {}", port.name),
             format!("{} is the control socket; choose another path for one of them", port.address()),
@@ -344,10 +345,10 @@ pub(crate) fn refuse_shared(ports: &[Placed<PortSpec>]) -> Result<(), ConfigErro
             let problem = format!("the name {:?} is taken by {first}; use another", value.name);
             return Err(ConfigError::new(place, problem));
         }
-        if let Some((kind, address)) = value.exclusive()
-            && let Some(first) = addresses.insert((kind, address.clone()), place)
+        if let Some(own) = value.exclusive()
+            && let Some(first) = addresses.insert(own.clone(), place)
         {
-            let problem = format!("{} is used by {first} too; give each port its own", address.display());
+            let problem = format!("{own} is used by {first} too; give each port its own");
             return Err(ConfigError::new(place, problem));
         }
         if value.local

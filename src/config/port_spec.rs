@@ -13,7 +13,7 @@ use super::error::{ConfigError, Problem};
 use super::inherited_socket::InheritedSocket;
 use super::vlan::{VlanDraft, VlanSpec, priority_tags_word};
 use super::words::{check_name, parse_number, parse_switch, set_once};
-use crate::port::driver::{KindDraft, KindSpec, kinds, use_types};
+use crate::port::driver::{Exclusive, KindDraft, KindSpec, kinds, use_types};
 use crate::port::fault::FaultSpec;
 use crate::port::trace;
 use crate::port::words::Words;
@@ -101,15 +101,15 @@ impl PortSpec {
         self.kind.address()
     }
 
-    /// What no two ports may share, if there is such a thing: the type, and an address with relative paths made absolute.
-    pub fn exclusive(&self) -> Option<(&'static str, PathBuf)> {
-        self.kind.exclusive().map(|address| (self.type_name(), address))
+    /// What no two ports may share, if there is such a thing.
+    pub fn exclusive(&self) -> Option<Exclusive> {
+        self.kind.exclusive()
     }
 
     /// What both ports would have to have alone.
-    pub fn shared_with(&self, other: &PortSpec) -> Option<PathBuf> {
+    pub fn shared_with(&self, other: &PortSpec) -> Option<Exclusive> {
         let mine = self.exclusive()?;
-        (other.exclusive()? == mine).then_some(mine.1)
+        (other.exclusive()? == mine).then_some(mine)
     }
 }
 

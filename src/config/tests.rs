@@ -324,7 +324,11 @@ fn names_sockets_and_interfaces_are_used_once() {
         error(&["a=vhost-user:/x/./s", "b=vhost-user:/x/s,mode=client"]),
         "--port b=vhost-user:/x/s,mode=client: /x/s is used by --port a=vhost-user:/x/./s too; give each port its own"
     );
-    let same_word = command_line(&["a=tap:t0", "b=vhost-user:t0"]);
+    assert_eq!(
+        error(&["a=vhost-user:/x/s", "b=pcap:/f,out=/x/./s"]),
+        "--port b=pcap:/f,out=/x/./s: /x/s is used by --port a=vhost-user:/x/s too; give each port its own"
+    );
+    let same_word = command_line(&["a=tap:t0", "b=vhost-user:t0", "c=pcap:/f", "d=pcap:/f"]);
     assert!(Config::merge(same_word, ConfigSource::default()).is_ok());
 }
 

@@ -47,8 +47,6 @@ use vsteer_switch::counters::PortCounters;
 use vsteer_switch::egress::Finisher;
 use vsteer_switch::packet::Burst;
 use vsteer_switch::port::PortId;
-use vsteer_vhost::net::port::Rest;
-use vsteer_vhost::net::queue::KickPoller;
 
 use super::batch::Batch;
 use super::fault::{self, Fault};
@@ -63,6 +61,10 @@ use super::words::Words;
 use crate::config::PortSpec;
 use crate::config::error::Problem;
 use crate::config::inherited_socket::InheritedSocket;
+
+// What every driver and the workers say to each other about waiting.
+pub use vsteer_vhost::net::port::Rest;
+pub use vsteer_vhost::net::queue::KickPoller;
 
 type EmptyDraft = fn() -> KindDraft;
 
@@ -185,12 +187,12 @@ impl KindSpec {
         }
     }
 
-    /// What no two ports of the kind may share, if there is such a thing.
-    pub fn exclusive(&self) -> Option<PathBuf> {
+    /// What no two ports may share, of whatever kinds they are, if there is such a thing.
+    pub fn exclusive(&self) -> Option<Exclusive> {
         match self {
-            KindSpec::VhostUser(spec) => Some(spec.identity()),
-            KindSpec::Tap(spec) => Some(PathBuf::from(&spec.interface)),
-            KindSpec::Pcap(spec) => spec.exclusive(),
+            KindSpec::VhostUser(spec) => Some(Exclusive::Path(spec.identity())),
+            KindSpec::Tap(spec) => Some(Exclusive::Interface(spec.interface.clone())),
+            KindSpec::Pcap(spec) => spec.exclusive().map(Exclusive::Path),
         }
     }
 
@@ -208,6 +210,24 @@ impl KindSpec {
             KindSpec::VhostUser(spec) => spec.fmt_options(f),
             KindSpec::Tap(spec) => spec.fmt_options(f),
             KindSpec::Pcap(spec) => spec.fmt_options(f),
+        }
+    }
+}
+
+/// What a port must have alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Exclusive {
+    /// A file or a socket, its path in one form however it was written.
+    Path(PathBuf),
+    /// An interface of the host, by its name.
+    Interface(String),
+}
+
+impl fmt::Display for Exclusive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exclusive::Path(path) => path.display().fmt(f),
+            Exclusive::Interface(name) => name.fmt(f),
         }
     }
 }

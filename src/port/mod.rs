@@ -187,12 +187,7 @@ impl OpenPort {
             ));
         }
         mine.shared_with(spec).map(|shared| {
-            format!(
-                "port {}: {} is already port {}'s; choose another",
-                spec.name,
-                shared.display(),
-                mine.name
-            )
+            format!("port {}: {} is already port {}'s; choose another", spec.name, shared, mine.name)
         })
     }
 }

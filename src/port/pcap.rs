@@ -36,6 +36,7 @@ use super::words::Words;
 use crate::config::error::Problem;
 use crate::config::words::{parse_number, set_once};
 use crate::pcap::{Capture, PcapError};
+use crate::socket_file::identity_of;
 
 /// What these ports are called.
 pub(super) const WORDS: Words =
@@ -60,8 +61,7 @@ pub struct PcapSpec {
 impl PcapSpec {
     /// What no other port may write.
     pub(super) fn exclusive(&self) -> Option<PathBuf> {
-        let out = self.out.as_ref()?;
-        Some(std::path::absolute(out).unwrap_or_else(|_| out.clone()))
+        self.out.as_deref().map(identity_of)
     }
 
     pub(super) fn fmt_options(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

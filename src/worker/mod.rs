@@ -33,8 +33,6 @@ use vsteer_switch::megaflow::Megaflow;
 use vsteer_switch::packet::Burst;
 use vsteer_switch::pipeline::{Context, Pipeline, PipelineConfig, PipelineStats};
 use vsteer_switch::port::PortId;
-use vsteer_vhost::net::port::Rest;
-use vsteer_vhost::net::queue::KickPoller;
 
 use self::clock::Clock;
 use self::egress::Egress;
@@ -47,7 +45,7 @@ use crate::config::{FlowCacheConfig, PollMode};
 use crate::fabric::Fabric;
 use crate::notify::Vital;
 use crate::port::Port;
-use crate::port::driver::Scratch;
+use crate::port::driver::{KickPoller, Rest, Scratch};
 use crate::port::queue_set::QueueSet;
 use crate::punt::Punts;
 use crate::topology::Topology;

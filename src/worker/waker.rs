@@ -8,7 +8,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use epoll::{ControlOptions, Event, Events};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-use vsteer_vhost::net::queue::KickPoller;
+
+use crate::port::driver::KickPoller;
 
 /// The epoll set of one worker.
 ///
