@@ -41,7 +41,7 @@ pub const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
 pub const MAX_CLIENTS: usize = 64;
 /// How soon a stream notices that its client went.
 const STREAM_LOOK: Duration = Duration::from_millis(100);
-/// How long a client counts as busy after it has come or was heard.
+/// How long a client that has just come has to ask for something, before it counts as one that never will.
 const RECENT: Duration = Duration::from_secs(1);
 /// Pauses between attempts to accept a client while descriptors or memory are short.
 const SHORTAGE_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
@@ -157,8 +157,13 @@ enum Doing {
 impl Connected {
     /// Who has the lowest is turned out first: of those who do the same, whoever has been silent for longest.
     fn rank(&self) -> (Doing, Instant) {
-        let is_busy = self.seat.is_sending() || self.last_heard.elapsed() < RECENT;
-        (if is_busy { Doing::Busy } else { self.doing }, self.last_heard)
+        let doing = match self.doing {
+            _ if self.seat.is_sending() => Doing::Busy,
+            // It may have come to ask. Those who are busy are kept rather than it.
+            Doing::Nothing if self.last_heard.elapsed() < RECENT => Doing::Pausing,
+            doing => doing,
+        };
+        (doing, self.last_heard)
     }
 }
 
