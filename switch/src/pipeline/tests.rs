@@ -689,18 +689,22 @@ mod again {
         }
     }
 
-    /// The union must tell passes apart from the very first packet that comes back: by then the first pass is remembered.
+    /// The union must tell passes apart from the very first packet that comes back, and from then on: by then the first pass is
+    /// remembered, under the same destination that the second one looks at.
     #[test]
     fn first_packet_that_comes_back_is_told_apart() {
         let mut bed = Bed::plain(3);
-        let first = rules(vec![(vec![], vec![to(1)])]);
-        bed.rules = first.clone();
-        assert_eq!(bed.send(0, &[to_station(1, 0), to_station(1, 1)]).at(port(1)).len(), 2);
-        assert!(bed.stat("exact_match_entries") > 0);
-        bed.rules = by_destination();
-        bed.revalidate();
-        let seen = bed.send(0, &[to_station(2, 0), to_station(2, 1), to_station(2, 2)]);
-        assert_eq!((seen.at(port(2)).len(), seen.sent.len(), seen.dropped.len()), (3, 3, 0));
+        let station = (Field::EthDst, 0x0200_0000_0002);
+        bed.rules = rules(vec![
+            (vec![(Field::Reg(0), 1), station], vec![to(2)]),
+            (vec![station], vec![to(1), set(Field::Reg(0), 1), RuleAction::DebugRecirc, resubmit()]),
+        ]);
+        for round in 0..3 {
+            let seen = bed.send(0, &[to_station(2, 0), to_station(2, 1), to_station(2, 2)]);
+            assert_eq!((seen.at(port(1)).len(), seen.at(port(2)).len()), (3, 3), "round {round}");
+            assert_eq!((seen.sent.len(), seen.dropped.len()), (6, 0), "round {round}");
+        }
+        assert!(bed.stat("exact_hits") > 0);
     }
 
     #[test]
