@@ -5,7 +5,7 @@
 //! disk, is tried again until the recording ends: what was taken off the queue is kept, and the queue fills up meanwhile.
 //! The file always ends with a whole record.
 //!
-//! A file is claimed by [`Output::open`] and emptied only when a worker has taken the port: a port that is never used, as
+//! A file is claimed by `Output::open` and emptied only when a worker has taken the port: a port that is never used, as
 //! another one cannot be opened, has removed nothing. While it is open the file is locked against other recordings, also
 //! those of other processes.
 

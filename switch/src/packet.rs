@@ -317,7 +317,7 @@ impl Frame<'_> {
 /// line and the frames that are most sensitive to cost, of 64 bytes, lie in one.
 ///
 /// # Invariants
-/// 1. `start + head_len <= HEADROOM + HEAD_CAPACITY`; or `start` has the bit [`EXTENDED`], and what its other bits say and `head_len` are
+/// 1. `start + head_len <= HEADROOM + HEAD_CAPACITY`; or `start` has the bit `EXTENDED`, and what its other bits say and `head_len` are
 ///    together at most `extended.len()`.
 #[repr(C, align(64))]
 pub struct Packet {

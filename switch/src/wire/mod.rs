@@ -11,7 +11,7 @@
 //! can be written that hold.
 //!
 //! Only the head is read, which may be shorter than the packet: a header that lies beyond it is not absent, but
-//! [`Missing::Beyond`] the head, which the caller then makes longer.
+//! `Missing::Beyond` the head, which the caller then makes longer.
 
 use std::mem::offset_of;
 
