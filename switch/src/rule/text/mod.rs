@@ -15,7 +15,7 @@ mod error;
 /// From a line to its items.
 mod cursor;
 
-/// Names of fields, protocols and ports.
+/// Names of fields, protocols, ports and tables.
 mod names;
 
 /// What is known of packets at some point of a rule.
@@ -52,17 +52,28 @@ mod tests;
 mod round_trip;
 
 pub use error::TextError;
+pub use names::{MAX_TABLE_NAME_BYTES, is_table_name};
 pub use packet::{UNNAMED_SOURCE, parse_packet};
 pub use print::{actions_text, match_text, remarks_text, rule_text};
 pub use statement::{
     Addition, Modification, parse_modification, parse_rule, parse_rules, parse_selector, rules_of,
 };
 
-/// What ports are called.
+/// What ports are called, and tables where those have names.
 pub trait PortNames {
     /// The port called `name`.
     fn number(&self, name: &str) -> Option<PortId>;
 
     /// The name of a port.
     fn name(&self, port: PortId) -> Option<String>;
+
+    /// The table called `name`; none, unless tables have names.
+    fn table(&self, _name: &str) -> Option<u8> {
+        None
+    }
+
+    /// The name of a table. Without one it is printed as its number.
+    fn table_name(&self, _table: u8) -> Option<String> {
+        None
+    }
 }

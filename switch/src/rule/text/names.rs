@@ -1,10 +1,11 @@
-//! Names in text: of fields, of protocols, of ports, and what stands in a rule beside them; and which of them Open vSwitch
-//! has and this switch does not.
+//! Names in text: of fields, of protocols, of ports, of tables, and what stands in a rule beside them; and which of them
+//! Open vSwitch has and this switch does not.
 
 use crate::nearest::nearest;
 use crate::port::{MAX_PORTS, PortId};
 use crate::rule::field::Field;
 use crate::rule::port::RulePort;
+use crate::rule::set::TABLES;
 use crate::wire::ethernet::{TYPE_ARP, TYPE_IPV4, TYPE_IPV6, TYPE_RARP};
 use crate::wire::{icmp, sctp, tcp, udp};
 
@@ -12,6 +13,7 @@ use super::PortNames;
 use super::cursor::Piece;
 use super::error::TextError;
 use super::known::BY_MEANING;
+use super::values::number_as;
 
 /// Words before `=` that are no field of a packet.
 pub(super) const WORDS: [&str; 9] = [
@@ -223,13 +225,62 @@ pub(super) fn unknown_word(piece: Piece<'_>, what: &str, words: &[&str]) -> Text
     }
 }
 
+/// Longest name of a table, in bytes: that of OpenFlow's messages, which end it with a zero byte.
+pub const MAX_TABLE_NAME_BYTES: usize = 31;
+
+/// Whether a table can have this name: rules can say it without quotes, and it is taken for no number and no choice of all
+/// tables.
+pub fn is_table_name(name: &str) -> bool {
+    (1..=MAX_TABLE_NAME_BYTES).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+        && !is_written_as_number(name.trim_start_matches('-'))
+        && !name.eq_ignore_ascii_case("all")
+}
+
+/// Whether a text is one of digits, or begins as a hexadecimal number does.
+fn is_written_as_number(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) || text.starts_with("0x") || text.starts_with("0X")
+}
+
+/// The table that `piece` numbers or names; in quotes it is always a name.
+///
+/// # Errors
+/// No table has the name or the number.
+pub(super) fn table(piece: Piece<'_>, names: &dyn PortNames) -> Result<u8, TextError> {
+    let quoted = unquoted(piece.text());
+    let name = quoted.unwrap_or(piece.text());
+    if quoted.is_none() && !is_table_name(name) {
+        return number_as(piece, TABLES - 1);
+    }
+    names.table(name).ok_or_else(|| {
+        let known: Vec<String> = (0..TABLES).filter_map(|table| names.table_name(table)).collect();
+        match nearest(name, known.iter().map(String::as_str)) {
+            Some(near) => piece.error(format!("a table's number or name; did you mean {near:?}?")),
+            None if known.is_empty() => {
+                piece.error(format!("a table's number, from 0 to {}, as no table has a name", TABLES - 1))
+            }
+            None => piece.error(format!("a table's number, from 0 to {}, or its name", TABLES - 1)),
+        }
+    })
+}
+
+/// What a table is called in text.
+pub(super) fn table_text(table: u8, names: &dyn PortNames) -> String {
+    names.table_name(table).unwrap_or_else(|| table.to_string())
+}
+
+/// What stands between quotes.
+fn unquoted(text: &str) -> Option<&str> {
+    text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))
+}
+
 /// The port that `piece` names or numbers; a name in quotes is always that of a port.
 ///
 /// # Errors
 /// There is no such name, or no port can have the number.
 pub(super) fn port(piece: Piece<'_>, names: &dyn PortNames) -> Result<RulePort, TextError> {
     let text = piece.text();
-    let quoted = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let quoted = unquoted(text);
     if quoted.is_none() {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             let port = text.parse().ok().and_then(RulePort::new);

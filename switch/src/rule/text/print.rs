@@ -8,13 +8,13 @@ use crate::rule::port::RulePort;
 
 use super::PortNames;
 use super::known::{Known, PRESENT};
-use super::names::{KEYWORDS, Keyword, port_text};
+use super::names::{KEYWORDS, Keyword, port_text, table_text};
 use super::step::DSCP;
 use super::values::{masked_text, single_text};
 
 /// A rule as a line that [`parse_rule`](super::parse_rule) reads.
 pub fn rule_text(rule: &RuleSpec, names: &dyn PortNames) -> String {
-    let mut parts = vec![format!("table={}", rule.table)];
+    let mut parts = vec![format!("table={}", table_text(rule.table, names))];
     if rule.cookie != 0 {
         parts.push(format!("cookie={:#x}", rule.cookie));
     }
@@ -163,7 +163,7 @@ fn action_text(action: &RuleAction, names: &dyn PortNames) -> String {
         RuleAction::WriteMetadata { value, mask } => format!("write_metadata:{value:#x}/{mask:#x}"),
         RuleAction::ClearActions => "clear_actions".to_owned(),
         RuleAction::WriteActions(set) => format!("write_actions({})", actions_text(set, names)),
-        RuleAction::GotoTable(table) => format!("goto_table:{table}"),
+        RuleAction::GotoTable(table) => format!("goto_table:{}", table_text(*table, names)),
     }
 }
 
@@ -244,6 +244,8 @@ fn resubmit_text(in_port: Option<RulePort>, table: Option<u8>, names: &dyn PortN
         (Some(port), None) => format!("resubmit:{port}"),
         // No text says so; here it stands for what the operator would see happen.
         (None, None) => "resubmit:in_port".to_owned(),
-        (port, Some(table)) => format!("resubmit({},{table})", port.unwrap_or_default()),
+        (port, Some(table)) => {
+            format!("resubmit({},{})", port.unwrap_or_default(), table_text(table, names))
+        }
     }
 }

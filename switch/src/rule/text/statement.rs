@@ -5,14 +5,13 @@ use crate::rule::entry::{Remarks, RuleSpec};
 use crate::rule::matching::Match;
 use crate::rule::port::RulePort;
 use crate::rule::selector::{DEFAULT_PRIORITY, Selector};
-use crate::rule::set::TABLES;
 
 use super::PortNames;
 use super::actions::actions_of;
 use super::conditions::match_of;
 use super::cursor::{Form, Item, Items, Piece};
 use super::error::TextError;
-use super::names::{FLAGS, WORDS, port};
+use super::names::{FLAGS, WORDS, port, table};
 use super::values::number_as;
 
 /// What ovs-ofctl prints of a rule beside what was said of it, and words that it once had; taken back without a meaning.
@@ -221,7 +220,7 @@ impl<'a> Statement<'a> {
         let name = item.name.text();
         let value = item.value(&format!("{name}=VALUE"))?;
         match name {
-            "table" => self.table = Some(number_as(value, TABLES - 1)?),
+            "table" => self.table = Some(table(value, names)?),
             "cookie" => self.cookie(verb, item, value)?,
             "priority" if verb == Verb::Add || verb.is_strict() => {
                 self.priority = Some(number_as(value, u16::MAX)?);

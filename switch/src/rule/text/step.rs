@@ -8,14 +8,13 @@ use crate::rule::action::{OutputTo, Reason, RuleAction, Subfield};
 use crate::rule::field::Field;
 use crate::rule::needs::Needs;
 use crate::rule::port::RulePort;
-use crate::rule::set::TABLES;
 use crate::wire::vlan::is_tag;
 
 use super::PortNames;
 use super::cursor::{Form, Item, Items, Piece};
 use super::error::TextError;
 use super::known::{Known, PRESENT};
-use super::names::{nearest_action, port, unsupported_action};
+use super::names::{nearest_action, port, table, table_text, unsupported_action};
 use super::values::{check_value, number, number_as, single, value_and_mask};
 
 /// The part of the type of service that `nw_tos` stands for.
@@ -258,7 +257,7 @@ impl Step<'_> {
         let in_port = in_port.filter(|&port| port != RulePort::IN_PORT);
         let table = match parts.get(1) {
             Some(piece) if !piece.text().is_empty() && piece.text() != "255" => {
-                Some(number_as(*piece, TABLES - 1)?)
+                Some(table(*piece, self.names)?)
             }
             _ => None,
         };
@@ -271,11 +270,12 @@ impl Step<'_> {
     }
 
     fn goto_table(&self, text: Piece<'_>) -> Result<RuleAction, TextError> {
-        let to = number_as(text, TABLES - 1)?;
+        let to = table(text, self.names)?;
         match self.table {
             None => Err(text.error("table=TABLE beside it, as it must lead to a later one")),
-            Some(table) if to <= table => {
-                Err(text.error(format!("a later table than the rule's own, which is {table}")))
+            Some(own) if to <= own => {
+                let own = table_text(own, self.names);
+                Err(text.error(format!("a later table than the rule's own, which is {own}")))
             }
             Some(_) => Ok(RuleAction::GotoTable(to)),
         }

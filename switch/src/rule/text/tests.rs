@@ -7,7 +7,7 @@ use crate::rule::matching::Match;
 use crate::rule::port::RulePort;
 use crate::rule::selector::Selector;
 
-/// Ports `vm0` to `vm3`, numbered so, and some with awkward names.
+/// Ports `vm0` to `vm3`, numbered so, some with awkward names, and some tables with names.
 pub(super) struct Ports;
 
 const PORTS: [&str; 7] = ["vm0", "vm1", "vm2", "up-link.7", "all", "17", "reg0"];
@@ -20,7 +20,18 @@ impl PortNames for Ports {
     fn name(&self, port: PortId) -> Option<String> {
         PORTS.get(port.index()).map(|name| (*name).to_owned())
     }
+
+    fn table(&self, name: &str) -> Option<u8> {
+        TABLES.iter().find(|(_, own)| *own == name).map(|&(table, _)| table)
+    }
+
+    fn table_name(&self, table: u8) -> Option<String> {
+        TABLES.iter().find(|(own, _)| *own == table).map(|&(_, name)| name.to_owned())
+    }
 }
+
+/// High numbers, so that tests can say low ones without meeting a name; some of the names mean something elsewhere.
+const TABLES: [(u8, &str); 5] = [(200, "acl"), (201, "nat.in-1"), (202, "vm1"), (203, "ct"), (204, "1st")];
 
 fn rule(text: &str) -> RuleSpec {
     parse_rule(text, &Ports).unwrap_or_else(|error| panic!("{text}: {error}")).spec
@@ -1162,5 +1173,99 @@ fn packet_may_be_described_as_a_datapath_has_it() {
             format!("line 1, {expected}"),
             "{text}"
         );
+    }
+}
+
+#[test]
+fn tables_go_by_name_wherever_they_go_by_number() {
+    let rows = [
+        ("table=acl,actions=drop", "table=200,actions=drop"),
+        ("table=\"acl\",actions=drop", "table=200,actions=drop"),
+        ("table(acl),actions=drop", "table=200,actions=drop"),
+        ("table=1st,actions=drop", "table=204,actions=drop"),
+        ("actions=resubmit(,acl)", "actions=resubmit(,200)"),
+        ("actions=resubmit(vm1,vm1)", "actions=resubmit(1,202)"),
+        ("actions=resubmit(, \"nat.in-1\" )", "actions=resubmit(,201)"),
+        ("actions=resubmit(LOCAL,ct)", "actions=resubmit(LOCAL,203)"),
+        ("actions=goto_table:acl", "actions=goto_table:200"),
+        ("actions=goto_table(acl)", "actions=goto_table:200"),
+        ("actions=goto_table=\"acl\"", "actions=goto_table:200"),
+        ("table=acl,actions=goto_table:nat.in-1", "table=200,actions=goto_table:201"),
+        ("actions=clone(resubmit(,acl))", "actions=clone(resubmit(,200))"),
+    ];
+    for (named, numbered) in rows {
+        let spec = rule(named);
+        assert_eq!(spec, rule(numbered), "{named}");
+        assert_eq!(rule(&rule_text(&spec, &Ports)), spec, "{named}");
+    }
+    let spec = rule("table=200 actions=resubmit(1,202),goto_table:201");
+    assert_eq!(
+        rule_text(&spec, &Ports),
+        "table=acl,priority=32768 actions=resubmit(vm1,vm1),goto_table:nat.in-1"
+    );
+
+    assert_eq!(parse_selector("table=acl,tcp", false, &Ports).unwrap().table, Some(200));
+    assert_eq!(parse_selector("table=acl", true, &Ports).unwrap().table, Some(200));
+    let change = parse_modification("table=acl,actions=goto_table:vm1", false, &Ports).unwrap();
+    assert_eq!((change.selector.table, &*change.actions), (Some(200), &[RuleAction::GotoTable(202)][..]));
+}
+
+#[test]
+fn unknown_names_of_tables_are_told_with_the_nearest_known_one() {
+    for (text, error) in [
+        (
+            "table=alc,actions=drop",
+            "column 7: found \"alc\", expected a table's number or name; did you mean \"acl\"?",
+        ),
+        (
+            "table=ACL,actions=drop",
+            "column 7: found \"ACL\", expected a table's number, from 0 to 254, or its name",
+        ),
+        (
+            "actions=resubmit(,nat.in-2)",
+            "column 19: found \"nat.in-2\", expected a table's number or name; did you mean \"nat.in-1\"?",
+        ),
+        (
+            "actions=goto_table:\"200\"",
+            "column 20: found \"\\\"200\\\"\", expected a table's number, from 0 to 254, or its name",
+        ),
+        (
+            "table=all,actions=drop",
+            "column 7: found \"all\", expected a number from 0 to 254 or, after 0x, in hexadecimal",
+        ),
+        (
+            "table=vm1,actions=goto_table:acl",
+            "column 30: found \"acl\", expected a later table than the rule's own, which is vm1",
+        ),
+    ] {
+        let found = parse_rule(text, &Ports).unwrap_err();
+        assert_eq!(found.to_string(), format!("line 1, {error}"), "{text}");
+    }
+    struct Unnamed;
+    impl PortNames for Unnamed {
+        fn number(&self, _: &str) -> Option<PortId> {
+            None
+        }
+
+        fn name(&self, _: PortId) -> Option<String> {
+            None
+        }
+    }
+    let error = parse_selector("table=acl", false, &Unnamed).unwrap_err();
+    assert_eq!(error.expected, "a table's number, from 0 to 254, as no table has a name");
+}
+
+#[test]
+fn names_of_tables_are_words_of_rules_and_no_numbers() {
+    let longest = "a".repeat(MAX_TABLE_NAME_BYTES);
+    for name in ["acl", "1st", "a-1", "_", "nat.in", "classifier_0", "normal", longest.as_str()] {
+        assert!(is_table_name(name), "{name}");
+    }
+    let too_long = "a".repeat(MAX_TABLE_NAME_BYTES + 1);
+    for name in [
+        "", "7", "007", "-1", "0x10", "0Xa", "-", "all", "ALL", "a b", "a,b", "a=b", "a(b", "\"a\"", "a#b",
+        "ä", &too_long,
+    ] {
+        assert!(!is_table_name(name), "{name}");
     }
 }
