@@ -88,7 +88,8 @@ fn a_socket_passed_by_number_is_taken() {
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("control  none\nport     vm=vhost-user:fd 3,vlan=7,"), "{text}");
+    assert!(text.contains("\ncontrol  none\n"), "{text}");
+    assert!(text.contains("\nport     vm=vhost-user:fd 3,vlan=7,"), "{text}");
 }
 
 #[test]
