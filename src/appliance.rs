@@ -71,6 +71,7 @@ use crate::port::{OpenPort, Port, switch_port};
 use crate::port_numbers::PortNumbers;
 use crate::punt::{self, Punts};
 use crate::revalidator::{self, Revalidator};
+use crate::table_names::{RuleNames, TableNames};
 use crate::topology::{Published, Topology};
 use crate::worker::report::WorkerReport;
 use crate::worker::{Message, WorkerHandle};
@@ -114,6 +115,7 @@ struct PortTable {
     open: Vec<OpenPort>,
     numbers: Arc<PortNumbers>,
     mirrors: Vec<MirrorSpec>,
+    table_names: Arc<TableNames>,
     vlan_limit: VlanLimit,
     fragments: FragmentMode,
 }
@@ -186,7 +188,7 @@ impl Appliance {
         Ok(appliance)
     }
 
-    /// Takes over rules and mirrors of `config`, whose ports are not open yet.
+    /// Takes over rules, names of tables and mirrors of `config`, whose ports are not open yet.
     fn load_rules(&self, config: &Config) -> Result<(), Refusal> {
         let mut table = self.ports.lock();
         let mut numbers = PortNumbers::default();
@@ -194,6 +196,7 @@ impl Appliance {
         let rules = check_rules(config, &numbers)?;
         table.numbers = Arc::new(numbers);
         table.mirrors.clone_from(&config.mirrors);
+        table.table_names = Arc::new(config.table_names.clone());
         (table.vlan_limit, table.fragments) = (config.vlan_limit, config.fragments);
         self.publish_all(&table, |_| rules.clone().map(Edit::Replace));
         *self.configured.lock() = Configured::new(config, rules);
@@ -205,8 +208,8 @@ impl Appliance {
         self.publish_all(table, |_| None);
     }
 
-    /// Publishes the ports and mirrors of `table`, and with them the rules that `edit` makes of the present ones, and waits
-    /// until every worker uses them. Returns what became of the rules.
+    /// Publishes the ports, mirrors and names of tables of `table`, and with them the rules that `edit` makes of the present
+    /// ones, and waits until every worker uses them. Returns what became of the rules.
     fn publish_all(
         &self,
         table: &PortTable,
@@ -218,6 +221,7 @@ impl Appliance {
         let change = |old: &Topology| {
             let mut new =
                 old.with_ports(&ports, Arc::clone(&table.numbers), |epoch| switch_config(table, epoch));
+            new.table_names = Arc::clone(&table.table_names);
             if let Some(edit) = edit(&old.rules) {
                 match old.rules.edit(&[edit], now_ms) {
                     Ok(edited) => {
@@ -344,7 +348,8 @@ fn claim(
 
 /// The rules to start with, if a set takes them.
 fn check_rules(config: &Config, numbers: &PortNumbers) -> Result<Option<Vec<RuleSpec>>, Refusal> {
-    let rules = read_rules(config, numbers).map_err(|error| Refusal::invalid(error.to_string()))?;
+    let names = RuleNames::new(numbers, &config.table_names);
+    let rules = read_rules(config, &names).map_err(|error| Refusal::invalid(error.to_string()))?;
     if let Some(rules) = &rules {
         let edit = Edit::Replace(rules.clone());
         let edited = RuleSet::learning_switch(0).edit(&[edit], 0);

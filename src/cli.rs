@@ -102,6 +102,12 @@ pub struct RunArgs {
     /// go to the port of output, which takes part in nothing else. The word all stands for every port. May be repeated.
     #[arg(long = "mirror", value_name = "SPEC")]
     mirrors: Vec<String>,
+    /// Name a table of rules: NUMBER=NAME, as in 1=acl
+    ///
+    /// Rules and vsteer ctl flow then take the name wherever they take the number: table=acl, resubmit(,acl), goto_table:acl.
+    /// May be repeated.
+    #[arg(long = "table", value_name = "NUMBER=NAME")]
+    table_names: Vec<String>,
     /// Start with the rules of this file, in ovs-ofctl's syntax, in place of those of the configuration file
     ///
     /// May be repeated. Without any rules the switch is a learning switch.
@@ -175,6 +181,7 @@ impl RunArgs {
         }
         self.ports.iter().try_for_each(|port| line.add_port(port))?;
         self.mirrors.iter().try_for_each(|mirror| line.add_mirror(mirror))?;
+        self.table_names.iter().try_for_each(|name| line.add_table_name(name))?;
         self.rules.iter().for_each(|path| line.add_rules(path));
         self.workers.iter().try_for_each(|cpus| line.set_workers(cpus))?;
         self.vlan_limit.iter().try_for_each(|tags| line.set_vlan_limit(tags))?;

@@ -24,6 +24,9 @@ pub mod port;
 /// Which number belongs to which port.
 pub mod port_numbers;
 
+/// Which name belongs to which table of rules.
+pub mod table_names;
+
 /// Which worker receives from which queue.
 pub mod assignment;
 

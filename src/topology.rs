@@ -1,4 +1,5 @@
-//! Which ports there are, which worker receives from which queue, and the rules, as a snapshot.
+//! Which ports there are, which worker receives from which queue, the rules, and what ports and tables are called, as a
+//! snapshot.
 //!
 //! Control threads never make a worker wait. They publish a new snapshot; each worker takes it over between two bursts and
 //! says so; when all have, nobody uses what the new snapshot left out, and it can be let go. Snapshots share what they have
@@ -19,6 +20,7 @@ use vsteer_switch::state::SwitchState;
 use crate::assignment::{RxPort, deal_out};
 use crate::port::Port;
 use crate::port_numbers::PortNumbers;
+use crate::table_names::{RuleNames, TableNames};
 
 /// A snapshot of ports, assignments and rules.
 #[derive(Debug, Clone)]
@@ -29,6 +31,8 @@ pub struct Topology {
     pub ports: Arc<[Option<Arc<Port>>]>,
     /// Names of all numbers, those of ports that are gone included.
     pub numbers: Arc<PortNumbers>,
+    /// Names of tables.
+    pub table_names: Arc<TableNames>,
     /// What the slow path knows of the ports. Its generation is the epoch of the snapshot that it was made for.
     pub switch: Arc<SwitchConfig>,
     /// What each worker receives from, by the worker's index.
@@ -44,6 +48,7 @@ impl Topology {
             epoch: 0,
             ports: Arc::default(),
             numbers: Arc::default(),
+            table_names: Arc::default(),
             switch: Arc::new(SwitchConfig::new(0, [])),
             assignments: vec![Vec::new(); workers].into(),
             rules: Arc::new(RuleSet::learning_switch(0)),
@@ -54,6 +59,11 @@ impl Topology {
     #[inline]
     pub fn port(&self, id: PortId) -> Option<&Arc<Port>> {
         self.ports.get(id.index())?.as_ref()
+    }
+
+    /// All names that a rule may say.
+    pub fn names(&self) -> RuleNames<'_> {
+        RuleNames::new(&*self.numbers, &self.table_names)
     }
 
     /// What decisions rest on: this snapshot's configuration and rules, and the addresses in `fdb`.
@@ -81,6 +91,7 @@ impl Topology {
             epoch,
             ports: table.into(),
             numbers,
+            table_names: Arc::clone(&self.table_names),
             switch: Arc::new(switch(epoch)),
             assignments: deal_out(ports, self.assignments.len()).into(),
             rules: Arc::clone(&self.rules),

@@ -46,7 +46,10 @@ fn check_prints_file_and_command_line_together() {
     );
     std::fs::write(&file, text).unwrap();
     let port = format!("vm0=vhost-user:{vm0},vlan=10");
-    let args = ["run", "--check", "--config", file.to_str().unwrap(), "--port", &port];
+    let rules = path("acl.flows");
+    std::fs::write(&rules, "actions=resubmit(,acl)\ntable=acl,actions=normal\n").unwrap();
+    let args = ["run", "--check", "--config", file.to_str().unwrap(), "--port", &port, "--table", "7=acl"];
+    let args = [&args[..], &["--rules", &rules]].concat();
     assert_eq!(
         printed(&args),
         format!(
@@ -58,6 +61,8 @@ vlan-limit 1
 fragments normal
 port     vm1=vhost-user:{vm1},mac-limit=4096,queues=16,csum=on,tso=on
 port     vm0=vhost-user:{vm0},vlan=10,mac-limit=4096,queues=16,csum=on,tso=on
+table    7=acl
+rules    {rules}
 "
         )
     );
@@ -72,6 +77,10 @@ fn errors_are_one_line_on_standard_error() {
     assert_eq!(
         refused(&["--fd=900000", "--check"]),
         "vsteer: --fd=900000: no such open descriptor (EBADF: Bad file number); the parent must leave it open\n"
+    );
+    assert_eq!(
+        refused(&["run", "--check", "--table", "1=acl", "--table", "2=acl"]),
+        "vsteer: --table 2=acl: the name \"acl\" is given to table 1 by --table 1=acl; use another\n"
     );
     let error = refused(&["ctl", "--socket", "/nonexistent/s", "stats"]);
     assert!(error.starts_with("vsteer: --socket /nonexistent/s: No such file or directory"), "{error}");

@@ -35,7 +35,7 @@ fn rules_come_go_and_are_listed_without_any_port() {
         "table=1,priority=5,tcp,nw_src=10.0.0.0/24,tp_dst=22,actions=normal",
     ]);
     assert!(switch.ctl(&["flow", "dump-flows", "table=1"]).ends_with("actions=NORMAL\n"));
-    assert!(switch.ctl(&["flow", "dump-tables"]).starts_with("TABLE  RULES"));
+    assert!(switch.ctl(&["flow", "dump-tables"]).starts_with("TABLE  NAME  RULES"));
     switch.ctl(&["flow", "del-flows", "table=1,tcp"]);
     assert_eq!(switch.ctl(&["flow", "dump-flows", "table=1"]), "no such rules\n");
     switch.ctl(&["flow", "del-flows"]);
@@ -87,6 +87,66 @@ fn reload_does_what_the_file_says_and_keeps_what_ctl_did() {
     let reloaded = switch.ctl(&["reload"]);
     assert!(reloaded.contains("2 removed; 1 rules now"), "{reloaded}");
     assert!(reloaded.contains("note: poll cannot change while the switch runs"), "{reloaded}");
+}
+
+#[test]
+fn tables_go_by_the_names_of_the_configuration_and_of_its_reload() {
+    let rules = "table=0,actions=resubmit(,acl)\ntable=acl,actions=goto_table:nat\ntable=nat,actions=normal";
+    let config =
+        |names: &str, rules: &str| format!("rules = \"\"\"\n{rules}\n\"\"\"\n[table-names]\n{names}\n");
+    let switch = Switch::start(&config("1 = \"acl\"\n7 = \"nat\"\n9 = \"spare\"", rules), None);
+
+    // 1. Adding, changing, removing and showing know the names; what is shown has them if they are asked for.
+    switch.ctl(&["flow", "add", "table=acl,priority=5,arp,actions=resubmit(,nat)"]);
+    let changed = switch.ctl(&["flow", "modify", "table=acl,arp,actions=goto_table(nat)"]);
+    assert_eq!(changed, "0 added, 1 changed, 0 removed; 4 rules now\n");
+    let numbered = switch.ctl(&["flow", "dump-flows", "table=acl,arp"]);
+    assert!(numbered.contains(", table=1, ") && numbered.ends_with(" actions=goto_table:7\n"), "{numbered}");
+    let named = switch.ctl(&["flow", "dump-flows", "--names", "table=acl,arp"]);
+    assert!(named.contains(", table=acl, ") && named.ends_with(" actions=goto_table:nat\n"), "{named}");
+    let all = switch.ctl(&["flow", "dump-flows", "--names"]);
+    assert!(all.contains(", table=0, ") && all.contains(" actions=resubmit(,acl)\n"), "{all}");
+    let json = switch.json(&["flow", "dump-flows", "--names", "table=nat"]);
+    assert_eq!((&json[0]["table"], &json[0]["table_name"]), (&7.into(), &"nat".into()));
+    assert_eq!(switch.json(&["flow", "dump-flows", "table=nat"])[0].get("table_name"), None);
+    assert!(switch.ctl(&["flow", "del-flows", "--strict", "table=acl,priority=5,arp"]).contains("1 removed"));
+    let refusal = switch.refusal(&["flow", "dump-flows", "table=nta"]);
+    assert!(refusal.ends_with("expected a table's number or name; did you mean \"nat\"?\n"), "{refusal}");
+
+    // 2. All tables with names are listed, and traces say them.
+    let tables = switch.json(&["flow", "dump-tables"]);
+    let rows: Vec<_> =
+        tables.as_array().unwrap().iter().map(|row| (&row["table"], row.get("name"))).collect();
+    let name = |name: &str| Value::from(name);
+    let (acl, nat, spare) = (name("acl"), name("nat"), name("spare"));
+    let numbers = [0, 1, 7, 9].map(Value::from);
+    assert_eq!(
+        rows,
+        [
+            (&numbers[0], None),
+            (&numbers[1], Some(&acl)),
+            (&numbers[2], Some(&nat)),
+            (&numbers[3], Some(&spare))
+        ]
+    );
+    let text = switch.ctl(&["flow", "dump-tables"]);
+    assert!(text.lines().nth(2).unwrap().starts_with("    1  acl "), "{text}");
+    let trace = switch.ctl(&["trace", "eth_src=02:00:00:00:00:01"]);
+    assert!(trace.contains("table 1 (acl): ") && trace.contains("table 7 (nat): "), "{trace}");
+
+    // 3. A reload gives other names; rules stay where they are.
+    let file = switch.path("vsteer.toml");
+    std::fs::write(&file, config("1 = \"filter\"\n7 = \"nat\"", &rules.replace("acl", "filter"))).unwrap();
+    assert_eq!(
+        switch.ctl(&["reload"]),
+        "names of tables changed\nrules: 0 added, 0 changed, 0 removed; 3 rules now\n"
+    );
+    assert!(switch.ctl(&["flow", "dump-flows", "--names"]).contains(" actions=resubmit(,filter)\n"));
+    assert!(switch.refusal(&["flow", "dump-flows", "table=acl"]).contains("expected a table's number"));
+    std::fs::write(&file, config("1 = \"nat\"\n7 = \"nat\"", "actions=drop")).unwrap();
+    let refusal = switch.refusal(&["reload"]);
+    assert!(refusal.contains("is given to table 1") && refusal.contains("nothing has changed"), "{refusal}");
+    assert!(switch.ctl(&["flow", "dump-flows", "--names"]).contains(" actions=resubmit(,filter)\n"));
 }
 
 const THREE_TAPS: &str = "[port.a]\ntype=\"tap\"\ninterface=\"a\"\n[port.b]\ntype=\"tap\"\ninterface=\"b\"\n\

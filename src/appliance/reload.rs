@@ -3,6 +3,7 @@
 //! - A port that the configuration gave and gives no more goes; one that is new comes; one whose VLANs, address limit or
 //!   role changed goes on without a packet lost; any other change closes it and opens it again.
 //! - Mirrors go and come likewise. How much of a packet is read (`vlan-limit`, `fragments`) is as it says.
+//! - Tables are called as it says. Rules keep the tables that they were put into.
 //! - Rules that came from the configuration and are not in it any more go; those that are new come. Rules that were
 //!   added by `ctl` and are not in it stay, unless one of the configuration has the same table, match and priority. A rule
 //!   that was in it before and still is keeps its counters. A configuration that says nothing about rules, and did not
@@ -26,6 +27,7 @@ use super::{Appliance, PortTable, Refusal};
 use crate::config::{Config, MirrorSpec, Placed, PortSpec, refuse_shared};
 use crate::port::OpenPort;
 use crate::port_numbers::PortNumbers;
+use crate::table_names::RuleNames;
 
 /// What a reload did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -38,6 +40,8 @@ pub struct ReloadReport {
     pub ports_changed: Vec<String>,
     /// Ports that were closed and opened again, as their settings needed that.
     pub ports_reopened: Vec<String>,
+    /// Whether tables are called otherwise.
+    pub table_names_changed: bool,
     /// What became of the rules; `None` if the configuration has none and had none.
     pub rules: Option<RulesChanged>,
     /// What could not be done while running, and how to do it.
@@ -151,7 +155,8 @@ impl Appliance {
         }
         let mirrors = merged_mirrors(&table, &configured, &config.mirrors);
         let numbers = self.numbers_for(&table, &config.ports)?;
-        let rules = read_rules(&config, &numbers).map_err(|error| unchanged(error.to_string()))?;
+        let names = RuleNames::new(&numbers, &config.table_names);
+        let rules = read_rules(&config, &names).map_err(|error| unchanged(error.to_string()))?;
         let edit = |current: &RuleSet| {
             merged_rules(current, configured.rules.as_deref(), rules.as_deref()).map(Edit::Replace)
         };
@@ -179,6 +184,8 @@ impl Appliance {
         table.open = left;
         table.numbers = Arc::new(numbers);
         table.mirrors = mirrors;
+        done.table_names_changed = *table.table_names != config.table_names;
+        table.table_names = Arc::new(config.table_names.clone());
         (table.vlan_limit, table.fragments) = (config.vlan_limit, config.fragments);
         for spec in &plan.change {
             if let Ok(port) = table.find(&spec.name) {
@@ -254,10 +261,10 @@ impl Appliance {
 /// The rules of a configuration, if it says anything about them.
 pub(super) fn read_rules(
     config: &Config,
-    numbers: &PortNumbers,
+    names: &RuleNames<'_>,
 ) -> Result<Option<Vec<RuleSpec>>, crate::config::ConfigError> {
     let Some(texts) = &config.rules else { return Ok(None) };
-    let rules = texts.iter().map(|text| text.parse(numbers)).collect::<Result<Vec<_>, _>>()?;
+    let rules = texts.iter().map(|text| text.parse(names)).collect::<Result<Vec<_>, _>>()?;
     Ok(Some(rules.concat()))
 }
 

@@ -3,6 +3,7 @@
 //! Texts are read with the names of the present snapshot, and a change is made and published in one step, so changes that
 //! come at the same time are made one after the other, and each as a whole.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vsteer_switch::rule::action::RuleAction;
@@ -15,6 +16,7 @@ use vsteer_switch::rule::text::{Addition, TextError, parse_modification, parse_s
 use super::{Appliance, Refusal};
 use crate::config::{rule_line, text_problem};
 use crate::port_numbers::PortNumbers;
+use crate::table_names::TableNames;
 use crate::topology::Topology;
 
 /// Rules as somebody wrote them, one a line, in ovs-ofctl's syntax.
@@ -64,8 +66,19 @@ pub struct RulesReport {
     pub rules: Vec<Arc<Rule>>,
     /// What ports are called.
     pub numbers: Arc<PortNumbers>,
+    /// What tables are called.
+    pub table_names: Arc<TableNames>,
     /// When this was so, on the clock of the rules' times.
     pub now_ms: u64,
+}
+
+/// A table in numbers, and its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableReport {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// The numbers.
+    pub stats: TableStats,
 }
 
 /// Bytes that one word of a line takes while the line is read: its items, and where they stand.
@@ -115,7 +128,7 @@ impl Appliance {
     /// # Errors
     /// The text is no choice of rules with actions.
     pub fn modify_rules(&self, text: &str, how: Modifying) -> Result<RulesChanged, Refusal> {
-        let modification = parse_modification(text, how.strict, &*self.port_numbers())
+        let modification = parse_modification(text, how.strict, &self.fabric.topology.load().names())
             .map_err(|error| text_refusal(None, &error))?;
         let edit = Edit::Modify {
             selector: modification.selector,
@@ -132,7 +145,7 @@ impl Appliance {
     /// # Errors
     /// The text is no choice of rules.
     pub fn delete_rules(&self, text: &str, strict: bool) -> Result<RulesChanged, Refusal> {
-        let selector = parse_selector(text, strict, &*self.port_numbers())
+        let selector = parse_selector(text, strict, &self.fabric.topology.load().names())
             .map_err(|error| text_refusal(None, &error))?;
         self.edit_rules(&[Edit::Delete { selector, strict }], |error| Refusal::failed(&error.reason))
     }
@@ -144,10 +157,11 @@ impl Appliance {
     pub fn rules(&self, text: &str) -> Result<RulesReport, Refusal> {
         let topology = self.with_counters();
         let selector =
-            parse_selector(text, false, &*topology.numbers).map_err(|error| text_refusal(None, &error))?;
+            parse_selector(text, false, &topology.names()).map_err(|error| text_refusal(None, &error))?;
         let now_ms = self.fabric.now_ms();
         let rules = topology.rules.select(&selector, false).into_iter().map(Arc::clone).collect();
-        Ok(RulesReport { rules, numbers: Arc::clone(&topology.numbers), now_ms })
+        let (numbers, table_names) = (Arc::clone(&topology.numbers), Arc::clone(&topology.table_names));
+        Ok(RulesReport { rules, numbers, table_names, now_ms })
     }
 
     /// Rules that there are.
@@ -155,9 +169,14 @@ impl Appliance {
         self.fabric.topology.load().rules.len()
     }
 
-    /// Tables that have rules or were looked into.
-    pub fn tables(&self) -> Vec<TableStats> {
-        self.with_counters().rules.tables().collect()
+    /// Tables that have rules, were looked into or have names, by number.
+    pub fn tables(&self) -> Vec<TableReport> {
+        let topology = self.with_counters();
+        let idle = |(table, _)| (table, TableStats { table, rules: 0, matched: 0, missed: 0 });
+        let mut tables: BTreeMap<u8, TableStats> = topology.table_names.iter().map(idle).collect();
+        tables.extend(topology.rules.tables().map(|stats| (stats.table, stats)));
+        let name = |table| topology.table_names.name(table).map(str::to_owned);
+        tables.into_values().map(|stats| TableReport { name: name(stats.table), stats }).collect()
     }
 
     /// The present snapshot, with the counters of its rules brought up to date.
@@ -173,8 +192,9 @@ impl Appliance {
         rules: WrittenRules<'_>,
         make: impl Fn(Addition) -> T,
     ) -> Result<Vec<T>, Refusal> {
-        let numbers = self.port_numbers();
-        let read = rules_of(rules.text, &*numbers).map(|rule| rule.map(&make)).collect::<Result<_, _>>();
+        let topology = self.fabric.topology.load();
+        let names = topology.names();
+        let read = rules_of(rules.text, &names).map(|rule| rule.map(&make)).collect::<Result<_, _>>();
         read.map_err(|error| text_refusal(rules.source, &error))
     }
 

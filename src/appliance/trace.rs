@@ -30,6 +30,7 @@ use super::{Appliance, Refusal};
 use crate::flow_text::{mac_text, match_text, verdict_text};
 use crate::port::report::{DriverStatus, Link};
 use crate::port_numbers::PortNumbers;
+use crate::table_names::TableNames;
 use crate::topology::Topology;
 
 /// Most bytes of a trace's steps: rules that resubmit in circles could make gigabytes of them.
@@ -132,7 +133,7 @@ impl Appliance {
 
     fn trace_fields(&self, fields: &Fields, topology: &Topology) -> TraceReport {
         let state = topology.state(&self.fabric.fdb);
-        let mut recorder = Recorder::new(&topology.numbers, &topology.rules);
+        let mut recorder = Recorder::new(topology);
         let translation = translate_with(*fields, &state, &mut recorder);
         let mut report = recorder.report(fields, &translation, topology);
         report.remarks.splice(0..0, remarks_on_packet(fields));
@@ -253,6 +254,7 @@ struct Suspended {
 /// Writes down a translation as it goes.
 struct Recorder<'a> {
     numbers: &'a PortNumbers,
+    table_names: &'a TableNames,
     rules: &'a RuleSet,
     /// The rules that make the packet meet the conjunction whose rule is found next.
     parts: Vec<String>,
@@ -272,10 +274,11 @@ struct Recorder<'a> {
 }
 
 impl<'a> Recorder<'a> {
-    fn new(numbers: &'a PortNumbers, rules: &'a RuleSet) -> Self {
+    fn new(topology: &'a Topology) -> Self {
         Self {
-            numbers,
-            rules,
+            numbers: &topology.numbers,
+            table_names: &topology.table_names,
+            rules: &topology.rules,
             parts: Vec::new(),
             final_flow: String::new(),
             steps: Vec::new(),
@@ -343,10 +346,14 @@ impl Observer for Recorder<'_> {
 
     fn rule(&mut self, depth: usize, rule: &Arc<Rule>, missed: bool) {
         let spec = rule.spec();
+        let table = match self.table_names.name(spec.table) {
+            Some(name) => format!("table {} ({name})", spec.table),
+            None => format!("table {}", spec.table),
+        };
         let text = if missed {
-            format!("table {}: no rule matches", spec.table)
+            format!("{table}: no rule matches")
         } else {
-            format!("table {}: {}", spec.table, rule_name(rule, self.numbers))
+            format!("{table}: {}", rule_name(rule, self.numbers))
         };
         self.step(depth, text);
         for part in std::mem::take(&mut self.parts) {

@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use vsteer_switch::rule::entry::Rule;
-use vsteer_switch::rule::set::TableStats;
-use vsteer_switch::rule::text;
+use vsteer_switch::rule::text::{self, PortNames};
 
 use super::ctl::CtlError;
 use super::entry::{Command, Entry, Family, Sending};
@@ -17,10 +17,10 @@ use super::megaflow;
 use super::table::{Table, count};
 use crate::appliance::Appliance;
 use crate::appliance::refusal::Refusal;
-use crate::appliance::rules::{self, Adding, Modifying, WrittenRules, reading_bytes};
+use crate::appliance::rules::{self, Adding, Modifying, TableReport, WrittenRules, reading_bytes};
 use crate::control::protocol::NoParams;
 use crate::control::server::MAX_LINE_BYTES;
-use crate::port_numbers::PortNumbers;
+use crate::table_names::RuleNames;
 
 pub(super) const FAMILY: Family = Family::Group {
     word: "flow",
@@ -305,6 +305,9 @@ impl Command for DeleteRules {
 struct RuleInfo {
     /// Its table.
     table: u8,
+    /// The name of its table, if names were asked for and it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    table_name: Option<String>,
     /// Its priority.
     priority: u16,
     /// Its cookie.
@@ -329,14 +332,15 @@ struct RuleInfo {
 }
 
 impl RuleInfo {
-    fn of(rule: &Rule, numbers: &PortNumbers, now_ms: u64) -> Self {
+    fn of(rule: &Rule, names: &RuleNames<'_>, now_ms: u64) -> Self {
         let (spec, stats) = (rule.spec(), rule.stats());
         Self {
             table: spec.table,
+            table_name: names.table_name(spec.table),
             priority: spec.priority,
             cookie: spec.cookie,
-            match_text: text::match_text(&spec.matching, numbers),
-            actions: text::actions_text(&spec.actions, numbers),
+            match_text: text::match_text(&spec.matching, names),
+            actions: text::actions_text(&spec.actions, names),
             duration_ms: now_ms.saturating_sub(rule.created_ms()),
             idle_ms: now_ms.saturating_sub(stats.last_used_ms.max(rule.created_ms())),
             idle_timeout_s: spec.idle_timeout_s,
@@ -355,6 +359,10 @@ struct DumpRules {
     #[arg(value_name = "SELECTOR", default_value = "", hide_default_value = true)]
     #[serde(default)]
     text: String,
+    /// Show tables that have names by these
+    #[arg(long)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    names: bool,
 }
 
 impl Command for DumpRules {
@@ -374,8 +382,11 @@ impl Command for DumpRules {
 
     fn carry_out(appliance: &Appliance, params: Self) -> Result<Sending<Self::Reply>, Refusal> {
         let report = appliance.rules(&params.text)?;
+        let table_names = if params.names { report.table_names } else { Arc::default() };
         let rows = report.rules.into_iter();
-        Ok(Sending::rows(rows.map(move |rule| RuleInfo::of(&rule, &report.numbers, report.now_ms))))
+        Ok(Sending::rows(rows.map(move |rule| {
+            RuleInfo::of(&rule, &RuleNames::new(&*report.numbers, &table_names), report.now_ms)
+        })))
     }
 
     fn text(_: &Self, rules: &Self::Reply) -> String {
@@ -393,7 +404,7 @@ fn rule_line(rule: &RuleInfo) -> String {
         " cookie={:#x}, duration={}s, table={}, n_packets={}, n_bytes={}, ",
         rule.cookie,
         seconds(rule.duration_ms),
-        rule.table,
+        rule.table_name.clone().unwrap_or_else(|| rule.table.to_string()),
         rule.packets,
         rule.bytes
     );
@@ -423,6 +434,9 @@ fn seconds(ms: u64) -> String {
 struct TableInfo {
     /// Its number.
     table: u8,
+    /// Its name, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     /// Rules in it.
     rules: u64,
     /// Packets that were looked up in it.
@@ -431,18 +445,19 @@ struct TableInfo {
     matched: u64,
 }
 
-impl From<TableStats> for TableInfo {
-    fn from(table: TableStats) -> Self {
+impl From<TableReport> for TableInfo {
+    fn from(TableReport { name, stats }: TableReport) -> Self {
         Self {
-            table: table.table,
-            rules: table.rules as u64,
-            lookups: table.lookups(),
-            matched: table.matched,
+            table: stats.table,
+            name,
+            rules: stats.rules as u64,
+            lookups: stats.lookups(),
+            matched: stats.matched,
         }
     }
 }
 
-/// Show tables with their counters
+/// Show tables with their names and counters
 #[derive(Debug, Args)]
 struct DumpTables {}
 
@@ -461,10 +476,11 @@ impl Command for DumpTables {
     }
 
     fn text(_: &NoParams, tables: &Self::Reply) -> String {
-        let mut lines = Table::new([">TABLE", ">RULES", ">LOOKUPS", ">MATCHED"]);
+        let mut lines = Table::new([">TABLE", "NAME", ">RULES", ">LOOKUPS", ">MATCHED"]);
         for table in tables {
             lines.row([
                 table.table.to_string(),
+                table.name.clone().unwrap_or_default(),
                 count(table.rules),
                 count(table.lookups),
                 count(table.matched),
@@ -507,6 +523,7 @@ mod tests {
     fn rule() -> RuleInfo {
         RuleInfo {
             table: 1,
+            table_name: None,
             priority: 100,
             cookie: 0x2a,
             match_text: "tcp,tp_dst=22".into(),
@@ -522,7 +539,7 @@ mod tests {
 
     #[test]
     fn rules_read_like_those_of_ovs_ofctl() {
-        let all = DumpRules { text: String::new() };
+        let all = DumpRules { text: String::new(), names: false };
         let any = RuleInfo { match_text: String::new(), idle_timeout_s: 0, ..rule() };
         assert_eq!(
             DumpRules::text(&all, &vec![rule(), any]),
@@ -532,13 +549,19 @@ mod tests {
              actions=output:vm1\n"
         );
         assert_eq!(DumpRules::text(&all, &vec![]), "no such rules\n");
+        let named = RuleInfo { table_name: Some("acl".into()), ..rule() };
+        let names = DumpRules { text: String::new(), names: true };
+        assert!(DumpRules::text(&names, &vec![named]).contains(", table=acl, n_packets="));
     }
 
     #[test]
     fn tables_have_one_line_each() {
-        let table = TableInfo { table: 3, rules: 1200, lookups: 5, matched: 4 };
-        let text = DumpTables::text(&NoParams {}, &vec![table]);
-        assert_eq!(text, "TABLE  RULES  LOOKUPS  MATCHED\n    3  1 200        5        4\n");
+        let table = |table, name| TableInfo { table, name, rules: 1200, lookups: 5, matched: 4 };
+        let text = DumpTables::text(&NoParams {}, &vec![table(3, Some("acl".into())), table(4, None)]);
+        assert_eq!(
+            text,
+            "TABLE  NAME  RULES  LOOKUPS  MATCHED\n    3  acl   1 200        5        4\n    4        1 200        5        4\n"
+        );
     }
 
     #[test]

@@ -17,8 +17,8 @@ pub(super) const FAMILY: Family = Family::Single(Entry::call::<Reload>());
 
 /// Read the configuration file again and do what it says
 ///
-/// Ports, mirrors and rules of the file that are gone from it go, new ones come, and what was added by ctl stays. A file
-/// with an error changes nothing.
+/// Ports, mirrors, names of tables and rules of the file that are gone from it go, new ones come, and what was added by ctl
+/// stays. A file with an error changes nothing.
 #[derive(Debug, Args)]
 struct Reload {}
 
@@ -33,6 +33,9 @@ struct Reloaded {
     ports_changed: Vec<String>,
     /// Ports that were closed and opened again, as their settings needed that.
     ports_reopened: Vec<String>,
+    /// Whether tables are called otherwise.
+    #[serde(default)]
+    table_names_changed: bool,
     /// What became of the rules; `None` if the configuration has none and had none.
     rules: Option<RulesChanged>,
     /// What could not be done while running, and how to do it.
@@ -41,9 +44,17 @@ struct Reloaded {
 
 impl From<ReloadReport> for Reloaded {
     fn from(report: ReloadReport) -> Self {
-        let ReloadReport { ports_added, ports_removed, ports_changed, ports_reopened, rules, notes } = report;
+        let ReloadReport {
+            ports_added,
+            ports_removed,
+            ports_changed,
+            ports_reopened,
+            table_names_changed,
+            rules,
+            notes,
+        } = report;
         let rules = rules.map(RulesChanged::from);
-        Self { ports_added, ports_removed, ports_changed, ports_reopened, rules, notes }
+        Self { ports_added, ports_removed, ports_changed, ports_reopened, table_names_changed, rules, notes }
     }
 }
 
@@ -74,6 +85,9 @@ impl Command for Reload {
                 let _ = writeln!(text, "ports {what}: {}", ports.join(", "));
             }
         }
+        if done.table_names_changed {
+            text.push_str("names of tables changed\n");
+        }
         if let Some(changed) = &done.rules {
             let _ = write!(text, "rules: {}", changed.line());
         }
@@ -96,13 +110,14 @@ mod tests {
         let done = ReloadReport {
             ports_added: vec!["a".into(), "b".into()],
             ports_reopened: vec!["c".into()],
+            table_names_changed: true,
             rules: Some(rules::RulesChanged { added: 1, modified: 2, removed: 3, rules: 4 }),
             notes: vec!["workers cannot change".into()],
             ..ReloadReport::default()
         };
         assert_eq!(
             text(done),
-            "ports added: a, b\nports opened again: c\nrules: 1 added, 2 changed, 3 removed; 4 rules now\n\
+            "ports added: a, b\nports opened again: c\nnames of tables changed\nrules: 1 added, 2 changed, 3 removed; 4 rules now\n\
              note: workers cannot change\n"
         );
     }

@@ -68,7 +68,7 @@ fn words_become_requests() {
     let of_file = json!({
         "text": "actions=drop\n", "source": acl, "check_overlap": false, "reset_counts": false,
     });
-    let spelt: [(&[&str], &str, Value); 32] = [
+    let spelt: [(&[&str], &str, Value); 33] = [
         (&["port", "list"], "port_list", json!({})),
         (&["port", "show", "vm0"], "port_show", json!({"name": "vm0"})),
         (&["port", "add", "a=tap:t"], "port_add", json!({"spec": "a=tap:t"})),
@@ -93,6 +93,7 @@ fn words_become_requests() {
         (&["flow", "del-flows"], "rule_del", json!({"text": "", "strict": false})),
         (&["flow", "dump-flows", "table=1"], "rule_dump", json!({"text": "table=1"})),
         (&["flow", "dump-flows"], "rule_dump", json!({"text": ""})),
+        (&["flow", "dump-flows", "--names"], "rule_dump", json!({"text": "", "names": true})),
         (&["flow", "dump-tables"], "table_dump", json!({})),
         (&["flow", "dump"], "flow_dump", json!({"limit": 10_000})),
         (&["flow", "dump", "--limit", "3"], "flow_dump", json!({"limit": 3})),

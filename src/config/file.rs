@@ -23,6 +23,9 @@
 //! src = ["vm0", "vm1"]          # or "vm0+vm1", or "all"
 //! output = "vm2"
 //!
+//! [table-names]
+//! 1 = "acl"
+//!
 //! [flow-cache]
 //! max-idle-ms = 10000
 //! ```
@@ -46,15 +49,17 @@ use super::error::{ConfigError, Problem};
 use super::mirror::{MirrorDraft, MirrorSpec};
 use super::port_spec::{PortDraft, PortSpec};
 use super::rules::{RulesSource, RulesText};
+use super::table_name::TableName;
 use super::{ConfigSource, FlowCacheConfig, Placed, PollMode, words};
 use crate::port::driver::{KindDraft, kinds};
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "workers",
     "poll",
     "control",
     "port",
     "mirror",
+    "table-names",
     "rules",
     "rules-file",
     "flow-cache",
@@ -112,6 +117,7 @@ impl File<'_> {
                 "control" => source.control = Some(string(value.get_ref()).map_err(wrong)?.into()),
                 "port" => source.ports = self.ports(value).map_err(|error| *error)?,
                 "mirror" => source.mirrors = self.mirrors(value)?,
+                "table-names" => source.table_names = self.table_names(value)?,
                 "rules" => {
                     let text = string(value.get_ref()).map_err(wrong)?;
                     source.rules.push(RulesSource::Inline(self.rules(value.span(), text)));
@@ -189,6 +195,22 @@ impl File<'_> {
         }
         let value = draft.finish().map_err(wrong)?;
         Ok(Placed { place, value })
+    }
+
+    fn table_names(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<Placed<TableName>>, ConfigError> {
+        let table = value.get_ref().as_table().ok_or_else(|| {
+            let place = self.place_of(value.span(), "table-names");
+            ConfigError::new(place, "no table; write [table-names] and NUMBER = \"NAME\" below")
+        })?;
+        let mut entries: Vec<Entry<'_, '_>> = table.iter().collect();
+        entries.sort_by_key(|(number, _)| number.span().start);
+        let named = entries.into_iter().map(|(number, name)| {
+            let place = self.place_of(number.span(), &format!("table-names.{}", number.get_ref()));
+            let read = string(name.get_ref()).and_then(|name| TableName::new(number.get_ref(), name));
+            let value = read.map_err(|problem| ConfigError::new(place.clone(), problem))?;
+            Ok(Placed { place, value })
+        });
+        named.collect()
     }
 
     fn flow_cache(&self, value: &Spanned<DeValue<'_>>) -> Result<FlowCacheConfig, ConfigError> {

@@ -22,6 +22,9 @@ mod port_spec;
 /// One mirror: `NAME,src=PORT,dst=PORT,vlan=ID,output=PORT`.
 mod mirror;
 
+/// The name of one table of rules: `NUMBER=NAME`.
+mod table_name;
+
 /// Texts of rules.
 mod rules;
 
@@ -47,8 +50,10 @@ use vsteer_switch::rule::fragments::FragmentMode;
 use vsteer_switch::wire::vlan::VlanLimit;
 
 use self::rules::ListedPorts;
+use self::table_name::merge_table_names;
 use crate::port::driver::Exclusive;
 use crate::socket_file::identity_of;
+use crate::table_names::{RuleNames, TableNames};
 
 pub use self::cpu::CpuList;
 pub(crate) use self::cpu::pin_to;
@@ -60,6 +65,7 @@ pub use self::owner::{MAX_SOCKET_PATH_BYTES, Owner};
 pub use self::port_spec::{DEFAULT_MAC_LIMIT, PortSpec};
 pub use self::rules::{RulesSource, RulesText};
 pub(crate) use self::rules::{rule_line, text_problem};
+pub use self::table_name::TableName;
 pub(crate) use self::vlan::priority_tags_word;
 pub use self::vlan::{MAX_VLAN, QinqEthtype, VlanSet, VlanSpec};
 pub use self::words::MAX_NAME_BYTES;
@@ -80,6 +86,8 @@ pub struct Config {
     pub ports: Vec<PortSpec>,
     /// Mirrors to start with.
     pub mirrors: Vec<MirrorSpec>,
+    /// Names of tables.
+    pub table_names: TableNames,
     /// Texts of the rules to start with; `None` leaves the rules as they are, which at the start is a learning switch.
     pub rules: Option<Vec<RulesText>>,
     /// Bounds of the flow cache.
@@ -126,6 +134,8 @@ pub struct ConfigSource {
     pub ports: Vec<Placed<PortSpec>>,
     /// Mirrors in the order in which they were written.
     pub mirrors: Vec<Placed<MirrorSpec>>,
+    /// Names of tables in the order in which they were written.
+    pub table_names: Vec<Placed<TableName>>,
     /// Where rules are; nowhere leaves them to the other source.
     pub rules: Vec<RulesSource>,
     /// Bounds of the flow cache.
@@ -208,6 +218,16 @@ impl ConfigSource {
         Ok(())
     }
 
+    /// Names a table from the text of `--table`.
+    ///
+    /// # Errors
+    /// The text names no table.
+    pub fn add_table_name(&mut self, text: &str) -> Result<(), ConfigError> {
+        let value = TableName::parse(text)?;
+        self.table_names.push(Placed { place: format!("--table {text}"), value });
+        Ok(())
+    }
+
     /// Adds the file of rules of `--rules`.
     pub fn add_rules(&mut self, path: &Path) {
         self.rules.push(RulesSource::File { place: "--rules".to_owned(), path: path.to_owned() });
@@ -249,12 +269,13 @@ impl ConfigSource {
 }
 
 impl Config {
-    /// Puts `command_line` over `file`: its single values win, its rules win as a whole, and its ports and mirrors join
-    /// the file's, replacing those of the same name. Files of rules are read here.
+    /// Puts `command_line` over `file`: its single values win, its rules win as a whole, and its ports, mirrors and
+    /// names of tables join the file's, replacing those of the same name. Files of rules are read here.
     ///
     /// # Errors
-    /// A name, socket or interface is used twice, there are too many ports, a CPU may not be used, a mirror or a rule names
-    /// a port that is not there, or a file of rules cannot be read or says something that is no rule.
+    /// A name, socket or interface is used twice, a table has two names, there are too many ports, a CPU may not be used, a
+    /// mirror or a rule names a port or a table that is not there, or a file of rules cannot be read or says something that
+    /// is no rule.
     pub fn merge(command_line: ConfigSource, file: ConfigSource) -> Result<Self, ConfigError> {
         let workers = match command_line.workers.or(file.workers) {
             Some(cpus) => pinned_workers(cpus)?,
@@ -263,12 +284,16 @@ impl Config {
         let ports = merge_ports(command_line.ports, file.ports)?;
         let rules = if command_line.rules.is_empty() { file.rules } else { command_line.rules };
         let rules = rules.iter().map(RulesSource::read).collect::<Result<Vec<_>, _>>()?;
-        rules.iter().try_for_each(|text| text.parse(&ListedPorts(&ports)).map(drop))?;
+        let table_names = merge_table_names(command_line.table_names, file.table_names)?;
+        let listed = ListedPorts(&ports);
+        let names = RuleNames::new(&listed, &table_names);
+        rules.iter().try_for_each(|text| text.parse(&names).map(drop))?;
         Ok(Self {
             workers,
             poll: command_line.poll.or(file.poll).unwrap_or_default(),
             control: command_line.control.or(file.control),
             mirrors: merge_mirrors(command_line.mirrors, file.mirrors, &ports)?,
+            table_names,
             rules: (!rules.is_empty()).then_some(rules),
             ports,
             flow_cache: command_line.flow_cache.or(file.flow_cache).unwrap_or_default(),
@@ -378,6 +403,7 @@ impl fmt::Display for Config {
         writeln!(f, "fragments {}", self.fragments.name())?;
         self.ports.iter().try_for_each(|port| writeln!(f, "port     {port}"))?;
         self.mirrors.iter().try_for_each(|mirror| writeln!(f, "mirror   {mirror}"))?;
+        self.table_names.iter().try_for_each(|(table, name)| writeln!(f, "table    {table}={name}"))?;
         self.rules.iter().flatten().try_for_each(|rules| writeln!(f, "rules    {}", rules.source))
     }
 }

@@ -36,7 +36,7 @@ impl RulesText {
         Ok(Self { source: path.display().to_string(), lines_before: 0, text })
     }
 
-    /// The rules of the text, whose ports are called as `names` says.
+    /// The rules of the text, whose ports and tables are called as `names` says.
     ///
     /// # Errors
     /// Something in the text is no rule: the error names its line and column.

@@ -33,6 +33,7 @@ fn nothing_said_is_one_free_worker_that_adapts() {
             control: None,
             ports: Vec::new(),
             mirrors: Vec::new(),
+            table_names: TableNames::default(),
             rules: None,
             flow_cache: FlowCacheConfig::default(),
             vlan_limit: VlanLimit::One,
@@ -90,8 +91,8 @@ fn file_errors_name_file_line_key_and_what_to_try() {
         ("\nworker = [1]".to_owned(), "v.toml:2: unknown key \"worker\"; did you mean \"workers\"?"),
         (
             "name = 1".to_owned(),
-            "v.toml:1: unknown key \"name\"; use one of workers, poll, control, port, mirror, rules, rules-file, \
-             flow-cache, vlan-limit, fragments",
+            "v.toml:1: unknown key \"name\"; use one of workers, poll, control, port, mirror, table-names, rules, \
+             rules-file, flow-cache, vlan-limit, fragments",
         ),
         ("workers = \"x\"".to_owned(), "v.toml:1: workers: \"x\" is no CPU; write numbers as in 1,3 or 4-7"),
         (
@@ -221,6 +222,81 @@ fn rules_know_their_lines_and_those_of_the_command_line_win() {
     missing.add_rules(Path::new("/nonexistent/acl"));
     let error = Config::merge(missing, ConfigSource::default()).unwrap_err().to_string();
     assert!(error.starts_with("--rules: /nonexistent/acl cannot be read: "), "{error}");
+}
+
+#[test]
+fn tables_have_names_and_rules_know_them() {
+    let file = |text: &str| file::parse(Path::new("v.toml"), text).unwrap();
+    let line = |names: &[&str]| {
+        let mut source = ConfigSource::default();
+        names.iter().try_for_each(|name| source.add_table_name(name)).map(|()| source)
+    };
+    let named = |config: &Config| {
+        config.table_names.iter().map(|(table, name)| format!("{table}={name}")).collect::<Vec<_>>()
+    };
+    let three = "[table-names]\n1 = \"acl\"\n2 = \"nat\"\n3 = \"out\"\n";
+    let config = Config::merge(ConfigSource::default(), file(three)).unwrap();
+    assert_eq!(named(&config), ["1=acl", "2=nat", "3=out"]);
+    assert!(config.to_string().ends_with("\ntable    1=acl\ntable    2=nat\ntable    3=out\n"), "{config}");
+    // The command line wins by table and by name.
+    let both = Config::merge(line(&["1=in", "7=nat"]).unwrap(), file(three)).unwrap();
+    assert_eq!(named(&both), ["1=in", "3=out", "7=nat"]);
+
+    let rules = "rules = \"\"\"\ntable=0,actions=resubmit(,acl)\ntable=acl,actions=goto_table:nat\n\"\"\"\n";
+    assert!(from_toml(&format!("{rules}{three}")).is_ok());
+    assert_eq!(
+        toml_error(&format!("{}{three}", rules.replace("goto_table:nat", "goto_table:nta"))),
+        "v.toml:3:30: found \"nta\", expected a table's number or name; did you mean \"nat\"?"
+    );
+    assert_eq!(
+        toml_error(rules),
+        "v.toml:2:27: found \"acl\", expected a table's number, from 0 to 254, as no table has a name"
+    );
+
+    for (text, error) in [
+        ("1", "--table 1: no \"=\"; write NUMBER=NAME, as in 1=acl"),
+        ("255=a", "--table 255=a: table: \"255\" is out of range; use a number from 0 to 254"),
+        ("acl=1", "--table acl=1: table: \"acl\" is out of range; use a number from 0 to 254"),
+        (
+            "1=2",
+            "--table 1=2: table name \"2\" does not fit; use 1 to 31 of letters, digits, _ . and -, but no number and \
+             not the word all",
+        ),
+    ] {
+        assert_eq!(line(&[text]).unwrap_err().to_string(), error);
+    }
+    for name in ["", "0x1", "a,b", "a(b)", "a b", "a=b", "a#b", "\"a\"", "ALL"] {
+        let error = line(&[&format!("1={name}")]).unwrap_err().to_string();
+        assert!(error.contains("does not fit; use 1 to 31"), "{error}");
+    }
+    let twice = |names: &[&str]| {
+        Config::merge(line(names).unwrap(), ConfigSource::default()).unwrap_err().to_string()
+    };
+    assert_eq!(
+        twice(&["1=a", "2=a"]),
+        "--table 2=a: the name \"a\" is given to table 1 by --table 1=a; use another"
+    );
+    assert_eq!(
+        twice(&["1=a", "1=b"]),
+        "--table 1=b: table 1 has a name from --table 1=a already; give it one"
+    );
+    for (text, error) in [
+        (
+            "[table-names]\n1 = \"a\"\n\n2 = \"a\"",
+            "v.toml:4: table-names.2: the name \"a\" is given to table 1 by v.toml:2: table-names.1; use another",
+        ),
+        ("[table-names]\n1 = 2", "v.toml:2: table-names.1: text belongs here, not integer; put it in quotes"),
+        (
+            "[table-names]\nacl = \"1\"",
+            "v.toml:2: table-names.acl: table: \"acl\" is out of range; use a number from 0 to 254",
+        ),
+        (
+            "table-names = 1",
+            "v.toml:1: table-names: no table; write [table-names] and NUMBER = \"NAME\" below",
+        ),
+    ] {
+        assert_eq!(toml_error(text), error);
+    }
 }
 
 #[test]
