@@ -250,7 +250,7 @@ fn tables_have_names_and_rules_know_them() {
     );
     assert_eq!(
         toml_error(rules),
-        "v.toml:2:27: found \"acl\", expected a table's number, from 0 to 254, as no table has a name"
+        "v.toml:2:27: found \"acl\", expected a table's number, from 0 to 254, as no table has a name (--table NUMBER=NAME gives one)"
     );
 
     for (text, error) in [

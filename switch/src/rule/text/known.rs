@@ -247,7 +247,7 @@ fn missing(needs: Needs) -> &'static str {
         Needs::Udp => "udp or udp6",
         Needs::Sctp => "sctp or sctp6",
         Needs::Ports => "tcp, udp or sctp (tcp6 ... for IPv6)",
-        Needs::Icmp => "icmp",
+        Needs::Icmp => "icmp (icmp6 for IPv6)",
         Needs::Icmpv6 => "icmp6",
         Needs::Nd => "icmp6 and icmp_type=135 or icmp_type=136",
         Needs::NdSolicit => "icmp6 and icmp_type=135",

@@ -256,9 +256,10 @@ pub(super) fn table(piece: Piece<'_>, names: &dyn PortNames) -> Result<u8, TextE
         let known: Vec<String> = (0..TABLES).filter_map(|table| names.table_name(table)).collect();
         match nearest(name, known.iter().map(String::as_str)) {
             Some(near) => piece.error(format!("a table's number or name; did you mean {near:?}?")),
-            None if known.is_empty() => {
-                piece.error(format!("a table's number, from 0 to {}, as no table has a name", TABLES - 1))
-            }
+            None if known.is_empty() => piece.error(format!(
+                "a table's number, from 0 to {}, as no table has a name (--table NUMBER=NAME gives one)",
+                TABLES - 1
+            )),
             None => piece.error(format!("a table's number, from 0 to {}, or its name", TABLES - 1)),
         }
     })

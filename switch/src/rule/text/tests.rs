@@ -560,7 +560,18 @@ fn wrong_lines_are_refused_with_place_and_advice() {
             "icmp6,icmp_type=136,nd_sll=02:00:00:00:00:01,actions=drop",
             "column 21: found \"nd_sll\", expected icmp6 and icmp_type=135 in the match",
         ),
-        ("udp,icmp_type=8,actions=drop", "column 5: found \"icmp_type\", expected icmp in the match"),
+        (
+            "nw_src=10.0.0.1,actions=drop",
+            "column 1: found \"nw_src\", expected ip or one of its protocols (the names for IPv6 begin with ipv6_) in the match",
+        ),
+        (
+            "tp_dst=22,actions=drop",
+            "column 1: found \"tp_dst\", expected one of tcp, udp, sctp or icmp (tcp6 ... for IPv6) in the match",
+        ),
+        (
+            "udp,icmp_type=8,actions=drop",
+            "column 5: found \"icmp_type\", expected icmp (icmp6 for IPv6) in the match",
+        ),
         ("arp_tpa=10.0.0.1,actions=drop", "column 1: found \"arp_tpa\", expected arp or rarp in the match"),
         (
             "nw_ttl=64,actions=drop",
@@ -1252,7 +1263,10 @@ fn unknown_names_of_tables_are_told_with_the_nearest_known_one() {
         }
     }
     let error = parse_selector("table=acl", false, &Unnamed).unwrap_err();
-    assert_eq!(error.expected, "a table's number, from 0 to 254, as no table has a name");
+    assert_eq!(
+        error.expected,
+        "a table's number, from 0 to 254, as no table has a name (--table NUMBER=NAME gives one)"
+    );
 }
 
 #[test]
