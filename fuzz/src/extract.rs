@@ -93,7 +93,10 @@ fn on_template(choice: u8, bytes: &[u8]) -> Vec<u8> {
     let tcp = [0x12, 0x34, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x99, 0x20, 0, 0, 0, 0, 0];
     match choice & 7 {
         0 => frame.clear(),
-        1 => frame.extend(ipv4(17)),
+        1 => {
+            let [high, low] = len(20);
+            frame.extend([&ipv4(17)[..], &[0x12, 0x34, 0, 53, high, low, 0, 0]].concat());
+        }
         2 => frame.extend([&ipv4(6)[..], &tcp].concat()),
         3 => frame.extend([&ipv6(6)[..], &tcp].concat()),
         4 => frame.extend([&ipv6(60)[..], &[44, 0, 1, 4, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 1], &tcp].concat()),
@@ -126,16 +129,23 @@ fn offload(control: &[u8; CONTROL_BYTES]) -> Offload {
         2 => Checksum::Partial { start: u16::from(control[9]), offset: u16::from(control[10] & 31) },
         _ => Checksum::Partial { start: word(9), offset: word(11) },
     };
-    let gso = match control[13] % 3 {
+    let gso = match control[13] % 4 {
         0 => GsoKind::None,
         1 => GsoKind::TcpV4,
-        _ => GsoKind::TcpV6,
+        2 => GsoKind::TcpV6,
+        _ => GsoKind::Udp,
     };
     Offload { checksum, gso, gso_ecn: control[13] & 0x80 != 0, gso_size: word(14), header_len: word(16) }
 }
 
 fn caps(bits: u8) -> OffloadCaps {
-    OffloadCaps { checksum: bits & 1 != 0, tso4: bits & 2 != 0, tso6: bits & 4 != 0, ecn: bits & 8 != 0 }
+    OffloadCaps {
+        checksum: bits & 1 != 0,
+        tso4: bits & 2 != 0,
+        tso6: bits & 4 != 0,
+        ecn: bits & 8 != 0,
+        uso: bits & 16 != 0,
+    }
 }
 
 fn bytes_of(frame: &Frame<'_>) -> Vec<u8> {
@@ -261,6 +271,7 @@ fn check_egress(frame: &Frame<'_>, caps: OffloadCaps, max_frame_bytes: u16) -> O
             GsoKind::None => assert!(bytes.len() <= max_frame_bytes),
             GsoKind::TcpV4 => assert!(caps.tso4 && caps.checksum),
             GsoKind::TcpV6 => assert!(caps.tso6 && caps.checksum),
+            GsoKind::Udp => assert!(caps.uso && caps.checksum),
         }
     }
     if whole && emitted[0].1 == offload {
@@ -277,15 +288,17 @@ fn check_egress(frame: &Frame<'_>, caps: OffloadCaps, max_frame_bytes: u16) -> O
         assert!(differing <= 2 && sum <= 0xffff);
         return Outcome::Completed;
     }
-    check_segments(&original, &emitted, usize::from(offload.gso_size));
+    check_segments(&original, &emitted, &offload);
     if whole { Outcome::Passed } else { Outcome::Segmented }
 }
 
 /// The segments carry the payload once and in order, each under a right checksum or with the order to compute it.
-fn check_segments(original: &[u8], emitted: &[(Vec<u8>, Offload)], gso_size: usize) {
-    let extent = Extent { is_tcp_gso: true, ..Extent::of(original.len()) };
+fn check_segments(original: &[u8], emitted: &[(Vec<u8>, Offload)], whole: &Offload) {
+    let (gso_size, is_tcp_gso) = (usize::from(whole.gso_size), whole.gso.is_tcp());
+    let extent = Extent { is_tcp_gso, ..Extent::of(original.len()) };
     let layers = Layers::locate(original, extent).expect("only IP is segmented");
-    let headers = layers.transport + usize::from(original[layers.transport + 12] >> 4) * 4;
+    let tcp_len = || usize::from(original[layers.transport + 12] >> 4) * 4;
+    let headers = layers.transport + if is_tcp_gso { tcp_len() } else { 8 };
     let mut payload = Vec::<u8>::new();
     for (index, (bytes, offload)) in emitted.iter().enumerate() {
         let here = Layers::locate(bytes, Extent::of(bytes.len())).expect("segments are well-formed");
@@ -295,7 +308,7 @@ fn check_segments(original: &[u8], emitted: &[(Vec<u8>, Offload)], gso_size: usi
             let network = &bytes[layers.network..];
             let addresses = if here.version == IpVersion::V4 { &network[12..20] } else { &network[8..40] };
             let len = u32::try_from(bytes.len() - layers.transport).expect("shorter than a frame");
-            let pseudo = naive_sum(naive_sum(len, addresses), &[0, 6]);
+            let pseudo = naive_sum(naive_sum(len, addresses), &[0, layers.protocol]);
             assert_eq!(naive_sum(pseudo, &bytes[layers.transport..]), 0xffff);
         }
         payload.extend(&bytes[headers..]);

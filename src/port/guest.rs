@@ -321,13 +321,7 @@ impl Guest {
     /// The offloads that the guest takes.
     #[inline]
     fn caps(&self) -> OffloadCaps {
-        let negotiated = self.0.negotiated();
-        OffloadCaps {
-            checksum: negotiated.guest_takes_partial(),
-            tso4: negotiated.guest_takes_tso4(),
-            tso6: negotiated.guest_takes_tso6(),
-            ecn: negotiated.guest_takes_ecn(),
-        }
+        self.0.negotiated().guest_takes()
     }
 
     /// Asks for kicks.

@@ -234,12 +234,13 @@ fn work_left(offload: &Offload) -> String {
             Some(format!("checksum to be completed from {start}, at {start}+{offset}"))
         }
     };
-    let segments = match offload.gso {
+    let protocol = match offload.gso {
         GsoKind::None => None,
-        GsoKind::TcpV4 | GsoKind::TcpV6 => {
-            Some(format!("TCP segments of {} bytes to be cut", offload.gso_size))
-        }
+        GsoKind::TcpV4 | GsoKind::TcpV6 => Some("TCP"),
+        GsoKind::Udp => Some("UDP"),
     };
+    let segments =
+        protocol.map(|protocol| format!("{protocol} segments of {} bytes to be cut", offload.gso_size));
     [checksum, segments].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 

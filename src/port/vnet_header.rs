@@ -4,7 +4,7 @@
 //! from the host's own kernel, which is trusted not to attack us but not to be free of surprises: what does not fit
 //! its frame is refused. Headers that a guest wrote never come here; they are checked where guest memory is read.
 //!
-//! UDP fragmentation and UDP segmentation are left out: ports never announce them, so the kernel may not use them.
+//! UDP fragmentation is left out: ports never announce it, so the kernel may not use it.
 //!
 //! Read first: virtio 1.3 §5.1.6, and `virtio_net_hdr_from_skb` and `virtio_net_hdr_to_skb` in Linux.
 
@@ -13,7 +13,9 @@ use std::fmt;
 use vsteer_switch::packet::{Checksum, GsoKind, Offload};
 use vsteer_switch::wire::ethernet;
 pub use vsteer_switch::wire::virtio_net::LEN;
-use vsteer_switch::wire::virtio_net::{F_DATA_VALID, F_NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6};
+use vsteer_switch::wire::virtio_net::{
+    F_DATA_VALID, F_NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4,
+};
 
 /// Which rule a header broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +77,8 @@ pub fn decode(header: &[u8; LEN], frame_len: usize) -> Result<Offload, BadVnetHe
         GSO_NONE => return Ok(Offload { checksum, ..Offload::default() }),
         GSO_TCPV4 => GsoKind::TcpV4,
         GSO_TCPV6 => GsoKind::TcpV6,
-        unknown => return Err(BadVnetHeader::UnknownGso(unknown)),
+        GSO_UDP_L4 if gso_type & GSO_ECN == 0 => GsoKind::Udp,
+        _ => return Err(BadVnetHeader::UnknownGso(gso_type)),
     };
     let gso_size = u16::from_ne_bytes([g0, g1]);
     if gso_size == 0 {
@@ -104,6 +107,7 @@ pub fn encode(offload: &Offload, frame_len: usize) -> [u8; LEN] {
         GsoKind::None => (GSO_NONE, 0, 0),
         GsoKind::TcpV4 => (GSO_TCPV4 | ecn, offload.gso_size, offload.header_len),
         GsoKind::TcpV6 => (GSO_TCPV6 | ecn, offload.gso_size, offload.header_len),
+        GsoKind::Udp => (GSO_UDP_L4, offload.gso_size, offload.header_len),
     };
     // Linux refuses a frame that is shorter than its hint.
     let [h0, h1] = clamp_to_frame(header_len, frame_len).to_ne_bytes();
@@ -165,6 +169,26 @@ mod tests {
     }
 
     #[test]
+    fn udp_segmentation_goes_both_ways() {
+        let bytes = header(F_NEEDS_CSUM, GSO_UDP_L4, [42, 1200, 34, 6]);
+        let offload = Offload {
+            checksum: Checksum::Partial { start: 34, offset: 6 },
+            gso: GsoKind::Udp,
+            gso_ecn: false,
+            gso_size: 1200,
+            header_len: 42,
+        };
+        assert_eq!(decode(&bytes, 9000), Ok(offload));
+        assert_eq!(encode(&offload, 9000)[..10], bytes[..10]);
+        let marked = Offload { gso_ecn: true, ..offload };
+        assert_eq!(encode(&marked, 9000)[..10], bytes[..10], "congestion-window-reduced marks are TCP's");
+        let no_size = header(F_NEEDS_CSUM, GSO_UDP_L4, [42, 0, 34, 6]);
+        assert_eq!(decode(&no_size, 9000), Err(BadVnetHeader::GsoSizeZero));
+        let no_checksum = header(0, GSO_UDP_L4, [42, 1200, 34, 6]);
+        assert_eq!(decode(&no_checksum, 9000), Err(BadVnetHeader::GsoWithoutChecksum));
+    }
+
+    #[test]
     fn checksum_must_lie_inside_the_frame() {
         let at = |start, offset| decode(&header(F_NEEDS_CSUM, 0, [0, 0, start, offset]), 60);
         assert!(at(14, 44).is_ok(), "the last two bytes");
@@ -175,10 +199,12 @@ mod tests {
 
     #[test]
     fn segmentation_that_was_not_announced_is_refused() {
-        for kind in [2, 3, 5, 6, 0x7f] {
+        for kind in [2, 3, 6, 0x7f] {
             let bytes = header(F_NEEDS_CSUM, kind, [42, 1448, 34, 6]);
             assert_eq!(decode(&bytes, 9000), Err(BadVnetHeader::UnknownGso(kind)));
         }
+        let marked = header(F_NEEDS_CSUM, GSO_UDP_L4 | GSO_ECN, [42, 1448, 34, 6]);
+        assert_eq!(decode(&marked, 9000), Err(BadVnetHeader::UnknownGso(GSO_UDP_L4 | GSO_ECN)));
     }
 
     #[test]

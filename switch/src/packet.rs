@@ -83,6 +83,8 @@ pub enum GsoKind {
     TcpV4,
     /// TCP over IPv6.
     TcpV6,
+    /// UDP, into datagrams of their own; over IPv4 or IPv6, which the virtio-net header leaves to the frame to say.
+    Udp,
 }
 
 impl GsoKind {
@@ -91,7 +93,7 @@ impl GsoKind {
     pub fn is_tcp(self) -> bool {
         match self {
             GsoKind::TcpV4 | GsoKind::TcpV6 => true,
-            GsoKind::None => false,
+            GsoKind::None | GsoKind::Udp => false,
         }
     }
 }

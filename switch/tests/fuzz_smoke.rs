@@ -41,7 +41,13 @@ impl Random {
             _ => self.below(9000),
         };
         let mut input: Vec<u8> = (0..18).map(|_| self.byte()).collect();
-        if self.below(2) == 0 {
+        let kind = self.below(4);
+        if kind == 2 {
+            // Datagrams to be cut, without tags.
+            (input[0], input[8], input[9], input[10]) = (1, 2, 34, 6);
+            input[13] |= 3;
+            input[15] %= 6;
+        } else if kind < 2 {
             // TCP without tags to an IP version that often fits, and the checksum where it belongs.
             let v6 = self.below(2) == 1;
             input[0] = if v6 { 3 } else { 2 };

@@ -6,6 +6,7 @@ mod common;
 
 use common::*;
 use vsteer_switch::drop_reason::DropReason;
+use vsteer_switch::egress::Finisher;
 use vsteer_switch::packet::{Burst, MAX_FRAME_BYTES, Offload, Segment};
 use vsteer_switch::port::PortId;
 use vsteer_vhost::net::port::Scratch;
@@ -314,4 +315,142 @@ fn what_was_shown_in_the_middle_of_a_batch_makes_room_for_more() {
     }
     transmitter.finish();
     assert_eq!((host.counters.tx_pkts.get(), all_drops(&host.counters)), (12, 0));
+}
+
+const GUEST_CSUM: u64 = 1 << 1;
+const GUEST_USO4: u64 = 1 << 54;
+const GUEST_USO6: u64 = 1 << 55;
+const HOST_USO: u64 = 1 << 56;
+
+/// UDP over IPv4 with `payload_len` bytes, of whose checksum only the pseudo-header is summed, as a guest's stack leaves it.
+fn datagram(payload_len: u16) -> Vec<u8> {
+    let len16 = |skip: u16| (skip + payload_len).to_be_bytes();
+    let mut bytes = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
+    bytes.extend([
+        0x45,
+        0,
+        len16(28)[0],
+        len16(28)[1],
+        0,
+        7,
+        0x40,
+        0,
+        64,
+        17,
+        0,
+        0,
+        10,
+        0,
+        0,
+        1,
+        10,
+        0,
+        0,
+        2,
+    ]);
+    bytes.extend([0x12, 0x34, 0, 53, len16(8)[0], len16(8)[1]]);
+    let pseudo_header = [&bytes[26..34], &[0, 17], &len16(8)].concat();
+    bytes.extend(ones_complement_sum(&pseudo_header).to_be_bytes());
+    bytes.extend((0..payload_len).map(|i| (i ^ i >> 8) as u8));
+    bytes
+}
+
+fn ones_complement_sum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    words.fold(0, |sum, word| (sum + word) % 0xffff) as u16
+}
+
+/// Sends `frame` from one guest, to be cut into datagrams of `gso_size` bytes, and returns what the other one finds in its
+/// receive buffers, headers included.
+fn pass_datagrams(sender_features: u64, features: u64, frame: &[u8], gso_size: u16) -> (Host, Vec<Vec<u8>>) {
+    let (from, mut sender) = up(&Config::features(sender_features));
+    let (to, mut receiver) = up(&Config::features(features));
+    receiver.receive_buffers(0, 8, SLOT as u32);
+    let at = sender.memory.alloc(1 << 16, 4096);
+    let (memory, queue) = sender.transmitq(0);
+    let [low, high] = gso_size.to_le_bytes();
+    let pieces = pieces_at(memory, at, frame, &[]);
+    memory.write(at, &[1, 5, 42, 0, low, high, 34, 0, 6, 0, 0, 0]);
+    queue.post(memory, &pieces, false);
+    queue.publish(memory);
+
+    let (mut burst, mut scratch) = (Burst::new(), Scratch::default());
+    let received = from.port.receive(0, &mut burst, &mut scratch, &from.counters);
+    let mut transmitter = to.port.transmit(0).unwrap();
+    for index in 0..burst.len() {
+        let (caps, mut finisher) = (to.port.negotiated().guest_takes(), Finisher::new());
+        let finished = finisher.finish(&burst.frame(index), caps, 1514, |frame| {
+            transmitter.send(std::iter::once(*frame), &mut scratch, &to.counters);
+            Ok(())
+        });
+        assert_eq!(finished, Ok(()));
+    }
+    transmitter.finish();
+    burst.clear();
+    received.into_iter().for_each(|received| received.complete());
+    let (memory, queue) = receiver.receiveq(0);
+    let used = queue.take_used(memory);
+    let buffer =
+        |(i, &(_, len)): (usize, &(u16, u32))| receiver.memory.read(receiver.slot(1024 + i), len as usize);
+    let got = used.iter().enumerate().map(buffer).collect();
+    assert_eq!(all_drops(&to.counters), 0);
+    (from, got)
+}
+
+#[test]
+fn datagrams_to_be_cut_are_cut_for_a_guest_that_takes_them_only_so() {
+    let sender = VERSION_1 | MRG_RXBUF | CSUM | HOST_USO;
+    let frame = datagram(2500);
+    let plain = VERSION_1 | MRG_RXBUF;
+    // The header does not tell IPv4 from IPv6, so one of the two is not enough.
+    for features in [plain, plain | GUEST_CSUM | GUEST_USO4, plain | GUEST_CSUM | GUEST_USO6] {
+        let (from, got) = pass_datagrams(sender, features, &frame, 1000);
+        assert_eq!(from.counters.rx_pkts.get(), 1);
+        assert_eq!(
+            got.iter().map(Vec::len).collect::<Vec<_>>(),
+            [1000, 1000, 500].map(|len| HEADER + 42 + len)
+        );
+        for (index, bytes) in got.iter().enumerate() {
+            let (header, datagram) = bytes.split_at(HEADER);
+            assert_eq!(datagram[18..20], [0, 7 + index as u8], "identification");
+            assert_eq!(ones_complement_sum(&datagram[14..34]), 0, "IPv4 header");
+            let len = (datagram.len() - 34) as u16;
+            assert_eq!(datagram[38..40], len.to_be_bytes());
+            if features == plain {
+                assert_eq!(header, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+                let pseudo_header =
+                    [&datagram[26..34], &[0, 17], &len.to_be_bytes(), &datagram[34..]].concat();
+                assert_eq!(ones_complement_sum(&pseudo_header), 0, "checksum");
+            } else {
+                assert_eq!(
+                    header,
+                    [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 1, 0],
+                    "the checksum is the guest's to complete"
+                );
+            }
+        }
+        let payload: Vec<u8> = got.iter().flat_map(|bytes| &bytes[HEADER + 42..]).copied().collect();
+        assert_eq!(payload, frame[42..]);
+    }
+    // A guest that takes both gets the frame as it was sent, over two merged buffers.
+    let (_, got) = pass_datagrams(sender, plain | GUEST_CSUM | GUEST_USO4 | GUEST_USO6, &frame, 1000);
+    assert_eq!(got.concat()[..HEADER], [1, 5, 42, 0, 0xe8, 3, 34, 0, 6, 0, 2, 0]);
+    assert_eq!(got.concat()[HEADER..], frame);
+}
+
+#[test]
+fn datagrams_to_be_cut_to_a_size_that_makes_no_sense_do_no_harm() {
+    let sender = VERSION_1 | MRG_RXBUF | CSUM | HOST_USO;
+    for (features, gso_size) in [(sender, 0), (sender & !HOST_USO, 1000), (sender & !CSUM, 1000)] {
+        let (from, got) = pass_datagrams(features, VERSION_1 | MRG_RXBUF, &datagram(2500), gso_size);
+        assert!(got.is_empty());
+        assert_eq!((from.drops(DropReason::BadOffload), all_drops(&from.counters)), (1, 1));
+        assert_eq!(from.fault(), None);
+    }
+    let (_, got) = pass_datagrams(sender, VERSION_1 | MRG_RXBUF, &datagram(900), u16::MAX);
+    assert_eq!(
+        got.iter().map(Vec::len).collect::<Vec<_>>(),
+        [HEADER + 942],
+        "one datagram is what comes of it"
+    );
 }

@@ -46,7 +46,7 @@ pub struct TapConfig {
     pub name: String,
     /// Number of queues, `1..=MAX_QUEUES`.
     pub queues: u16,
-    /// Whether checksums and TCP segmentation are left to the far end, in both directions.
+    /// Whether checksums and TCP and UDP segmentation are left to the far end, in both directions.
     pub offload: bool,
     /// The MTU to set, if not the one that the interface has.
     pub mtu: Option<u32>,
@@ -186,6 +186,7 @@ pub struct Tap {
     queues: Vec<TapQueue>,
     checksum: bool,
     tso: bool,
+    uso: bool,
 }
 
 impl Tap {
@@ -197,14 +198,14 @@ impl Tap {
         check_config(config)?;
         let multi_queue = config.queues > 1;
         let (first, name) = open_queue(&config.name, multi_queue)?;
-        set_up_frames(&first, &name, config.offload)?;
+        let uso = set_up_frames(&first, &name, config.offload)?;
         let mut queues = vec![TapQueue::new(OwnedFd::from(first))];
         for _ in 1..config.queues {
             let (file, _) = open_queue(&name, multi_queue)?;
             queues.push(TapQueue::new(OwnedFd::from(file)));
         }
         set_up_interface(&name, config.mtu)?;
-        Ok(Self { name, queues, checksum: config.offload, tso: config.offload })
+        Ok(Self { name, queues, checksum: config.offload, tso: config.offload, uso })
     }
 
     /// The interface's name.
@@ -220,6 +221,12 @@ impl Tap {
     /// Whether TCP frames may be transmitted unsegmented, over IPv4 and IPv6, with and without ECN.
     pub fn tso(&self) -> bool {
         self.tso
+    }
+
+    /// Whether UDP frames may be transmitted unsegmented, over IPv4 and IPv6: where offloads are left to the host at all, and its
+    /// kernel is Linux 6.2 or later.
+    pub fn uso(&self) -> bool {
+        self.uso
     }
 
     /// The queues, each to be received from by one worker.
@@ -302,8 +309,9 @@ fn open_queue(name: &str, multi_queue: bool) -> Result<(File, String), TapError>
     Ok((file, interface_name(&request)))
 }
 
-/// Sets how frames are laid out on all queues, and which offloads the host may leave to us.
-fn set_up_frames(file: &File, name: &str, offload: bool) -> Result<(), TapError> {
+/// Sets how frames are laid out on all queues, and which offloads the host may leave to us. Says whether UDP segmentation is
+/// one of them.
+fn set_up_frames(file: &File, name: &str, offload: bool) -> Result<bool, TapError> {
     let error = |step| move |source| TapError::Setup { name: name.to_owned(), step, source };
 
     // A persistent interface keeps what an earlier owner set, so each is set even where it is the kernel's default.
@@ -318,13 +326,24 @@ fn set_up_frames(file: &File, name: &str, offload: bool) -> Result<(), TapError>
     let result = unsafe { ioctl_with_ref(file, libc::TUNSETVNETLE, &little_endian) };
     checked(result).map_err(error("set the byte order of the virtio-net header"))?;
 
-    let offloads: c_uint = match offload {
-        true => libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN,
-        false => 0,
-    };
+    if !offload {
+        return set_offloads(file, 0).map(|()| false).map_err(error("set offloads"));
+    }
+    let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    match set_offloads(file, tcp | libc::TUN_F_USO4 | libc::TUN_F_USO6) {
+        Ok(()) => Ok(true),
+        // An older kernel refuses the whole set for a bit that it does not know.
+        Err(refused) if refused.raw_os_error() == Some(libc::EINVAL) => {
+            set_offloads(file, tcp).map(|()| false).map_err(error("set offloads"))
+        }
+        Err(other) => Err(error("set offloads")(other)),
+    }
+}
+
+/// Says which frames the host may hand to us unfinished.
+fn set_offloads(file: &File, offloads: c_uint) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
-    let result = unsafe { ioctl_with_val(file, libc::TUNSETOFFLOAD, offloads.into()) };
-    checked(result).map_err(error("set offloads"))
+    checked(unsafe { ioctl_with_val(file, libc::TUNSETOFFLOAD, offloads.into()) })
 }
 
 /// Sets the MTU and brings the interface up, where it is not so already: the user that a persistent interface was

@@ -142,14 +142,14 @@ pub(super) fn check(spec: &TapSpec, mtu: Option<u16>) -> Result<(), TapError> {
 /// Makes the interface, or attaches to it, and brings it up.
 pub(super) fn open(spec: &TapSpec, port: &Identity<'_>) -> Result<Opened<TapPort>, TapError> {
     let tap = Tap::open(&tap_config(spec, port.mtu))?;
-    let (checksum, tso) = (tap.checksum(), tap.tso());
+    let (checksum, tso, uso) = (tap.checksum(), tap.tso(), tap.uso());
     let (receivers, transmitters): (Vec<_>, Vec<_>) =
         tap.into_queues().into_iter().map(|queue| (Mutex::new(queue.receiver), queue.transmitter)).unzip();
     let driver = TapPort {
         id: port.id,
         receivers: receivers.into(),
         transmitters: transmitters.into(),
-        caps: OffloadCaps { checksum, tso4: tso, tso6: tso, ecn: tso },
+        caps: OffloadCaps { checksum, tso4: tso, tso6: tso, uso, ecn: tso },
         failed: AtomicI32::new(0),
         is_news: AtomicBool::new(false),
     };

@@ -9,7 +9,7 @@
 use std::ffi::c_int;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::thread;
@@ -70,6 +70,7 @@ fn let_everybody_open_tun() {
 
 /// A TAP interface with the host's address, and the burst that its queues fill.
 struct Host {
+    uso: bool,
     queues: Vec<TapQueue>,
     burst: Burst,
 }
@@ -80,7 +81,7 @@ impl Host {
         ip("link set vt0 address 02:00:00:00:00:01");
         ip("addr add 192.0.2.1/24 dev vt0");
         ip("neigh replace 192.0.2.2 lladdr 02:00:00:00:00:02 dev vt0");
-        Self { queues: tap.into_queues(), burst: Burst::new() }
+        Self { uso: tap.uso(), queues: tap.into_queues(), burst: Burst::new() }
     }
 
     /// The first frame from the host that `wanted` accepts; others are passed over.
@@ -248,6 +249,52 @@ fn tcp_crosses_unsegmented_both_ways() {
         let sent = transmit(&mut host.queues[0], &[&frame], 4096, gso);
         assert_eq!(sent, TxOutcome { pkts: 1, bytes: 20_054, ..TxOutcome::default() });
         assert_eq!(socket.join().unwrap(), to_host);
+    });
+}
+
+/// From Linux 6.2 on; an older kernel cuts what it sends, and is not given anything uncut.
+#[test]
+fn datagrams_cross_uncut_both_ways_where_the_kernel_takes_them() {
+    in_fresh_netns(|| {
+        let mut host = Host::new(&TapConfig::new(TAP));
+        let socket = UdpSocket::bind(SocketAddr::from((HOST_IP, 9))).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
+        let gso_size: c_int = 1000;
+        let len = size_of::<c_int>() as libc::socklen_t;
+        // SAFETY: the option is an int, which `gso_size` is, and the kernel keeps no pointer to it.
+        let result = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_UDP,
+                libc::UDP_SEGMENT,
+                (&raw const gso_size).cast(),
+                len,
+            )
+        };
+        assert_eq!(result, 0, "UDP_SEGMENT: {}", io::Error::last_os_error());
+        let payload: Vec<u8> = (0..=250).cycle().take(2500).collect();
+        socket.send_to(&payload, SocketAddr::from((PEER_IP, 7))).unwrap();
+        let is_datagram = |frame: &[u8]| frame.len() > 42 && frame[12..14] == [8, 0] && frame[23] == 17;
+        let (frame, offload) = host.receive(is_datagram);
+        if !host.uso {
+            assert_eq!((frame.len(), offload.gso), (1042, GsoKind::None));
+            return;
+        }
+        assert_eq!(frame[42..], payload);
+        assert_eq!((offload.gso, offload.gso_size, offload.gso_ecn), (GsoKind::Udp, 1000, false));
+        assert_eq!(offload.checksum, Checksum::Partial { start: 34, offset: 6 });
+
+        let datagram = [&[0, 7, 0, 9], &2508_u16.to_be_bytes()[..], &[0, 0], &payload].concat();
+        let mut frame = ipv4_frame(17, &datagram);
+        let pseudo = pseudo_header_sum(&frame);
+        frame[40..42].copy_from_slice(&pseudo.to_be_bytes());
+        let sent = transmit(&mut host.queues[0], &[&frame], 4096, Offload { header_len: 42, ..offload });
+        assert_eq!(sent, TxOutcome { pkts: 1, bytes: 2542, ..TxOutcome::default() });
+        for part in payload.chunks(1000) {
+            let mut received = vec![0; 65_536];
+            let (len, _) = socket.recv_from(&mut received).unwrap();
+            assert!(received[..len] == *part, "{len} bytes");
+        }
     });
 }
 
@@ -626,7 +673,6 @@ impl PacketSocket {
     }
 
     fn send(&self, frame: &[u8]) {
-        use std::os::fd::AsRawFd;
         // SAFETY: `frame` is readable for its length.
         let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         assert_eq!(sent, frame.len().cast_signed(), "send: {}", io::Error::last_os_error());
@@ -634,7 +680,6 @@ impl PacketSocket {
 
     /// The next frame that came in by the wire, and the tag that the kernel took off it.
     fn receive_from_wire(&self) -> (Vec<u8>, u16) {
-        use std::os::fd::AsRawFd;
         loop {
             let mut bytes = vec![0; 2048];
             let mut control = [0_u64; 8];

@@ -8,13 +8,13 @@
 //! buffer. Payload is read once to be summed and then copied by the port from where it lies. Its owner may change it
 //! between the two; the receiver then sees a wrong checksum on the data of a sender who asked for it.
 //!
-//! Offload state comes from a guest and is checked here before anything acts on it. Left out on purpose: segmentation of
-//! UDP and inside tunnels, and fragmentation.
+//! Offload state comes from a guest and is checked here before anything acts on it. Left out on purpose: segmentation
+//! inside tunnels, and fragmentation.
 
 use crate::drop_reason::DropReason;
 use crate::packet::{Checksum, Frame, GsoKind, HEAD_MAX, Offload, Tail};
 use crate::wire::ethernet;
-use crate::wire::{ipv4, tcp};
+use crate::wire::{ipv4, tcp, udp};
 
 /// The internet checksum.
 pub mod checksum;
@@ -35,6 +35,8 @@ use checksum::Sum;
 const BOUNCE_BYTES: usize = 2048;
 /// Headers of the smallest TCP frame.
 const TCP_HEADERS_MIN: usize = ethernet::HEADER_LEN + size_of::<ipv4::Header>() + size_of::<tcp::Header>();
+/// Headers of the smallest UDP frame.
+const UDP_HEADERS_MIN: usize = ethernet::HEADER_LEN + size_of::<ipv4::Header>() + size_of::<udp::Header>();
 
 /// The offloads that an egress port takes, as negotiated with what is behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,15 +47,17 @@ pub struct OffloadCaps {
     pub tso4: bool,
     /// TCP over IPv6 to be segmented; worth nothing without `checksum`.
     pub tso6: bool,
-    /// Frames to be segmented may carry congestion-window-reduced marks.
+    /// UDP over IPv4 and IPv6 to be segmented; worth nothing without `checksum`.
+    pub uso: bool,
+    /// TCP frames to be segmented may carry congestion-window-reduced marks.
     pub ecn: bool,
 }
 
 impl OffloadCaps {
     /// Every offload.
-    pub const ALL: Self = Self { checksum: true, tso4: true, tso6: true, ecn: true };
+    pub const ALL: Self = Self { checksum: true, tso4: true, tso6: true, uso: true, ecn: true };
     /// No offload.
-    pub const NONE: Self = Self { checksum: false, tso4: false, tso6: false, ecn: false };
+    pub const NONE: Self = Self { checksum: false, tso4: false, tso6: false, uso: false, ecn: false };
 
     /// Whether a port with these offloads and no frame longer than `max_frame_bytes` takes `frame` as it is.
     #[inline]
@@ -69,14 +73,11 @@ impl OffloadCaps {
                 let partial = matches!(offload.checksum, Checksum::Partial { .. });
                 return if partial && !self.checksum { Missing::Checksum } else { Missing::Nothing };
             }
-            GsoKind::TcpV4 => self.tso4,
-            GsoKind::TcpV6 => self.tso6,
+            GsoKind::TcpV4 => self.tso4 && (self.ecn || !offload.gso_ecn),
+            GsoKind::TcpV6 => self.tso6 && (self.ecn || !offload.gso_ecn),
+            GsoKind::Udp => self.uso,
         };
-        if segments && self.checksum && (self.ecn || !offload.gso_ecn) {
-            Missing::Nothing
-        } else {
-            Missing::Segmentation
-        }
+        if segments && self.checksum { Missing::Nothing } else { Missing::Segmentation }
     }
 }
 
@@ -169,14 +170,14 @@ impl Finisher {
         let mut sum = Sum::new();
         sum.add(&head[start..]);
         sum.add_tail(tail, &mut self.bounce);
-        // A computed zero is sent as its equal 0xffff, as zero says "no checksum" in UDP (RFC 768).
-        let checksum = match sum.checksum() {
-            0 => 0xffff,
-            checksum => checksum,
-        };
-        head[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
+        head[field..field + 2].copy_from_slice(&never_zero(sum.checksum()).to_be_bytes());
         Ok((head, tail))
     }
+}
+
+/// A computed zero as its equal 0xffff, as zero says "no checksum" in UDP (RFC 768).
+fn never_zero(checksum: u16) -> u16 {
+    if checksum == 0 { 0xffff } else { checksum }
 }
 
 /// Copies `head` and as much of the front of `tail`, which it takes off, as it lacks in `len` bytes; returns the copy in `to`.
@@ -200,12 +201,14 @@ fn copy_head<'a>(
 /// Checks what the port behind would otherwise be told unchecked: the length and the positions of the checksum.
 #[inline]
 fn check(frame: &Frame<'_>, max_frame_bytes: usize) -> Result<(), DropReason> {
+    let of_segments = |headers_len| match frame.offload.gso_size {
+        0 => Err(DropReason::BadOffload),
+        gso_size => Ok(frame.len().min(headers_len + usize::from(gso_size))),
+    };
     let len = match frame.offload.gso {
         GsoKind::None => frame.len(),
-        GsoKind::TcpV4 | GsoKind::TcpV6 if frame.offload.gso_size == 0 => return Err(DropReason::BadOffload),
-        GsoKind::TcpV4 | GsoKind::TcpV6 => {
-            frame.len().min(TCP_HEADERS_MIN + usize::from(frame.offload.gso_size))
-        }
+        GsoKind::TcpV4 | GsoKind::TcpV6 => of_segments(TCP_HEADERS_MIN)?,
+        GsoKind::Udp => of_segments(UDP_HEADERS_MIN)?,
     };
     if len > max_frame_bytes {
         return Err(DropReason::TooLong);

@@ -562,3 +562,274 @@ mod segmentation {
         }
     }
 }
+
+/// A UDP datagram to be segmented. Positions are worked out here, apart from the code under test.
+#[derive(Debug, Clone)]
+struct Udp {
+    v6: bool,
+    tags: usize,
+    /// IPv4 options or IPv6 extension headers, in units of eight bytes.
+    network_extra: usize,
+    payload: Vec<u8>,
+    gso_size: u16,
+}
+
+impl Default for Udp {
+    fn default() -> Self {
+        Udp { v6: false, tags: 0, network_extra: 0, payload: Udp::payload(2500), gso_size: 1000 }
+    }
+}
+
+impl Udp {
+    fn payload(len: usize) -> Vec<u8> {
+        (0..len).map(|i| u8::try_from((i ^ i >> 8) & 0xff).unwrap()).collect()
+    }
+
+    fn network(&self) -> usize {
+        14 + 4 * self.tags
+    }
+
+    fn transport(&self) -> usize {
+        self.network() + if self.v6 { 40 } else { 20 } + 8 * self.network_extra
+    }
+
+    fn headers(&self) -> usize {
+        self.transport() + 8
+    }
+
+    fn addresses(&self) -> std::ops::Range<usize> {
+        let network = self.network();
+        if self.v6 { network + 8..network + 40 } else { network + 12..network + 20 }
+    }
+
+    fn frame(&self) -> Vec<u8> {
+        let datagram = golden::udp(&self.payload);
+        let tags = &[golden::TAG_S_20, golden::TAG_10][2 - self.tags..];
+        let mut frame = if self.v6 {
+            let mut payload = Vec::new();
+            for index in 1..=self.network_extra {
+                payload.extend([if index == self.network_extra { 17 } else { 60 }, 0, 1, 4, 0, 0, 0, 0]);
+            }
+            payload.extend(datagram);
+            let next_header = if self.network_extra == 0 { 17 } else { 60 };
+            golden::ethernet(tags, 0x86dd, &golden::ipv6(next_header, 64, &payload))
+        } else {
+            let options = vec![1; 8 * self.network_extra];
+            golden::ethernet(tags, 0x0800, &golden::ipv4(17, 0x4000, &options, &datagram))
+        };
+        seed_checksum(&mut frame, self.addresses(), 17, self.transport(), 6);
+        frame
+    }
+
+    fn offload(&self) -> Offload {
+        // The header's length is wrong on purpose: it is a hint, and a guest's.
+        let partial = partial(u16::try_from(self.transport()).unwrap(), 6);
+        Offload { gso: GsoKind::Udp, gso_size: self.gso_size, header_len: 1, ..partial }
+    }
+
+    /// Checks every field of every datagram, and that the payloads make up the original one.
+    fn check(&self, emitted: &[Emitted], caps: OffloadCaps) {
+        let original = self.frame();
+        let (network, transport, headers) = (self.network(), self.transport(), self.headers());
+        let gso_size = usize::from(self.gso_size);
+        assert_eq!(emitted.len(), self.payload.len().div_ceil(gso_size));
+        let mut payload = Vec::<u8>::new();
+        for (index, Emitted { bytes, offload }) in emitted.iter().enumerate() {
+            let mut bytes = bytes.clone();
+            // 1. The checksum, or the order to compute it, which is then obeyed the naive way.
+            if caps.checksum {
+                assert_eq!(*offload, partial(u16::try_from(transport).unwrap(), 6));
+                let sum = !u16::try_from(naive_sum(0, &bytes[transport..])).unwrap();
+                bytes[transport + 6..transport + 8].copy_from_slice(&sum.to_be_bytes());
+            } else {
+                assert_eq!(*offload, Offload::default());
+                assert_ne!(bytes[transport + 6..transport + 8], [0, 0], "no checksum");
+            }
+            assert!(transport_checksum_is_right(&bytes, self.addresses(), 17, transport), "datagram {index}");
+            // 2. The headers: the original's but for the fields that vary.
+            let mut expected = original[..headers].to_vec();
+            let mut put = |at: usize, value: &[u8]| expected[at..at + value.len()].copy_from_slice(value);
+            let len_from = |at: usize| u16::try_from(bytes.len() - at).unwrap().to_be_bytes();
+            if self.v6 {
+                put(network + 4, &len_from(network + 40));
+            } else {
+                put(network + 2, &len_from(network));
+                let index = u16::try_from(index).unwrap();
+                put(network + 4, &0xfffe_u16.wrapping_add(index).to_be_bytes());
+                put(network + 10, &bytes[network + 10..network + 12]);
+                assert_eq!(naive_sum(0, &bytes[network..transport]), 0xffff, "IPv4 header {index}");
+            }
+            put(transport + 4, &len_from(transport));
+            put(transport + 6, &bytes[transport + 6..transport + 8]);
+            assert_eq!(bytes[..headers], expected, "datagram {index}");
+            // 3. The payload.
+            assert!(bytes.len() == headers + gso_size || index + 1 == emitted.len());
+            payload.extend(&bytes[headers..]);
+        }
+        assert!(payload == self.payload);
+    }
+}
+
+mod udp_segmentation {
+    use super::*;
+
+    const CHECKSUM_ONLY: OffloadCaps = OffloadCaps { checksum: true, ..OffloadCaps::NONE };
+
+    fn cut(udp: &Udp, caps: OffloadCaps) -> Vec<Emitted> {
+        finish(&udp.frame(), udp.offload(), &[300], caps, NO_LIMIT).unwrap()
+    }
+
+    fn reason(frame: &[u8], offload: Offload) -> Option<DropReason> {
+        finish(frame, offload, &[500], OffloadCaps::NONE, NO_LIMIT).err()
+    }
+
+    #[test]
+    fn datagram_is_cut_into_datagrams_with_their_own_headers() {
+        // A short last one, none that is short, odd sizes, a last one of one byte, and all of it in the head.
+        let sizes = [(2500, 1000), (3000, 1000), (2501, 999), (2001, 1000), (90, 17)];
+        for (v6, tags, (payload_len, gso_size)) in [false, true]
+            .into_iter()
+            .flat_map(|v6| (0..3).flat_map(move |tags| sizes.map(|size| (v6, tags, size))))
+        {
+            let udp = Udp { v6, tags, payload: Udp::payload(payload_len), gso_size, ..Udp::default() };
+            for caps in [OffloadCaps::NONE, CHECKSUM_ONLY] {
+                udp.check(&cut(&udp, caps), caps);
+            }
+        }
+    }
+
+    #[test]
+    fn port_segments_only_what_it_said_it_can() {
+        for v6 in [false, true] {
+            let udp = Udp { v6, ..Udp::default() };
+            let whole = vec![Emitted { bytes: udp.frame(), offload: udp.offload() }];
+            assert_eq!(cut(&udp, OffloadCaps::ALL), whole);
+            for caps in [
+                OffloadCaps { uso: false, ..OffloadCaps::ALL },
+                OffloadCaps { checksum: false, ..OffloadCaps::ALL },
+            ] {
+                udp.check(&cut(&udp, caps), caps);
+            }
+        }
+    }
+
+    #[test]
+    fn datagrams_longer_than_the_port_takes_are_refused() {
+        let udp = Udp::default();
+        for caps in [OffloadCaps::NONE, OffloadCaps::ALL] {
+            let max = |max| finish(&udp.frame(), udp.offload(), &[64], caps, max).map(|all| all.len());
+            assert!(max(udp.headers() + 1000).is_ok());
+            assert_eq!(max(udp.headers() + 999), Err(DropReason::TooLong));
+        }
+    }
+
+    #[test]
+    fn size_beyond_the_payload_leaves_one_datagram() {
+        for gso_size in [2500, 2501, u16::MAX] {
+            let udp = Udp { gso_size, ..Udp::default() };
+            udp.check(&cut(&udp, OffloadCaps::NONE), OffloadCaps::NONE);
+        }
+    }
+
+    #[test]
+    fn computed_checksum_of_zero_is_sent_as_its_equal() {
+        for v6 in [false, true] {
+            let mut udp = Udp { v6, ..Udp::default() };
+            let field = udp.transport() + 6..udp.transport() + 8;
+            // What would be the checksum takes the place of zeroes in the payload, so that all of it sums to 0xffff.
+            udp.payload[..2].fill(0);
+            let checksum = cut(&udp, OffloadCaps::NONE)[0].bytes[field.clone()].to_vec();
+            udp.payload[..2].copy_from_slice(&checksum);
+            let emitted = cut(&udp, OffloadCaps::NONE);
+            assert_eq!(emitted[0].bytes[field], [0xff, 0xff]);
+            udp.check(&emitted, OffloadCaps::NONE);
+        }
+    }
+
+    #[test]
+    fn number_of_datagrams_is_bounded() {
+        let udp = |len| Udp { gso_size: 3, payload: Udp::payload(len), ..Udp::default() };
+        let most = udp(3 * MAX_SEGMENTS);
+        most.check(&cut(&most, OffloadCaps::NONE), OffloadCaps::NONE);
+        let more = udp(3 * MAX_SEGMENTS + 1);
+        assert_eq!(reason(&more.frame(), more.offload()), Some(DropReason::BadOffload));
+    }
+
+    #[test]
+    fn offload_that_does_not_fit_the_frame_is_refused() {
+        let bad = Some(DropReason::BadOffload);
+        for v6 in [false, true] {
+            let udp = Udp { v6, ..Udp::default() };
+            let (frame, offload) = (udp.frame(), udp.offload());
+            assert_eq!(reason(&frame, offload), None);
+            let nothing = Offload { gso_size: 0, ..offload };
+            assert_eq!(reason(&frame, nothing), bad);
+            let passed = finish(&frame, nothing, &[500], OffloadCaps::ALL, NO_LIMIT);
+            assert_eq!(passed.err(), bad, "nothing to segment to");
+            for gso in [GsoKind::TcpV4, GsoKind::TcpV6] {
+                assert_eq!(reason(&frame, Offload { gso, ..offload }), bad, "not TCP");
+            }
+            assert_eq!(reason(&frame, Offload { checksum: Checksum::Unknown, ..offload }), bad);
+            let start = u16::try_from(udp.transport()).unwrap();
+            for (start, offset) in [(start - 1, 6), (start + 1, 6), (start, 16), (u16::MAX, 6)] {
+                let checksum = Checksum::Partial { start, offset };
+                assert_eq!(reason(&frame, Offload { checksum, ..offload }), bad);
+            }
+            let spoil = |at: usize, by: u8| {
+                let mut frame = udp.frame();
+                frame[at] = frame[at].wrapping_add(by);
+                reason(&frame, offload)
+            };
+            assert_eq!(spoil(udp.transport() + 5, 1), bad, "longer than the IP packet");
+            assert_eq!(spoil(udp.transport() + 5, 0xff), bad, "shorter than the IP packet");
+            let length = udp.network() + if v6 { 5 } else { 3 };
+            assert_eq!((spoil(length, 1), spoil(length, 0xff)), (bad, bad), "IP length");
+            assert_eq!(spoil(udp.network() + if v6 { 6 } else { 9 }, 1), bad, "not UDP");
+            let empty = Udp { payload: Vec::new(), ..udp };
+            assert_eq!(reason(&empty.frame(), empty.offload()), bad, "nothing to cut");
+        }
+        let udp = Udp::default();
+        let mut fragment = udp.frame();
+        fragment[20] = 0x20;
+        assert_eq!(reason(&fragment, udp.offload()), bad, "fragment");
+    }
+
+    #[test]
+    fn headers_cut_short_are_refused_and_those_beyond_the_head_are_not() {
+        let udp = Udp::default();
+        for len in 34..42 {
+            let mut frame = udp.frame()[..len].to_vec();
+            frame[16..18].copy_from_slice(&u16::try_from(len - 14).unwrap().to_be_bytes());
+            assert_eq!(reason(&frame, udp.offload()), Some(DropReason::BadOffload), "{len} bytes");
+        }
+        for network_extra in [8, 15, 16, 17, 30, 250, 2000] {
+            let long = Udp { v6: true, tags: 2, network_extra, ..Udp::default() };
+            long.check(&cut(&long, OffloadCaps::NONE), OffloadCaps::NONE);
+        }
+    }
+
+    fn any_udp() -> impl Strategy<Value = Udp> {
+        (any::<bool>(), 0_usize..3, 0_usize..4, 1_usize..20_000, 10_u16..4000).prop_map(
+            |(v6, tags, network_extra, payload_len, gso_size)| Udp {
+                v6,
+                tags,
+                network_extra,
+                payload: Udp::payload(payload_len),
+                gso_size,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn datagrams_carry_the_payload_once_under_right_headers(
+            udp in any_udp(),
+            cuts in prop::collection::vec(100_usize..3000, 1..8),
+            checksum in any::<bool>(),
+        ) {
+            let caps = OffloadCaps { checksum, ..OffloadCaps::NONE };
+            let emitted = finish(&udp.frame(), udp.offload(), &cuts, caps, NO_LIMIT);
+            udp.check(&emitted.unwrap(), caps);
+        }
+    }
+}

@@ -4,13 +4,15 @@
 //! RFC 768.
 
 use zerocopy::byteorder::big_endian::U16;
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// IP protocol number.
 pub const PROTOCOL: u8 = 17;
+/// Where the checksum stands in the header.
+pub const CHECKSUM_OFFSET: u16 = 6;
 
 /// A UDP header.
-#[derive(Debug, Clone, Copy, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Header {
     /// Source port.

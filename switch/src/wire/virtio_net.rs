@@ -22,5 +22,8 @@ pub const GSO_TCPV4: u8 = 1;
 /// Segmentation: TCP over IPv6.
 pub const GSO_TCPV6: u8 = 4;
 
+/// Segmentation: UDP over IPv4 or IPv6, each segment a datagram of its own.
+pub const GSO_UDP_L4: u8 = 5;
+
 /// Segmentation, as a bit beside the kind: the stream has congestion-window-reduced marks.
 pub const GSO_ECN: u8 = 0x80;

@@ -5,10 +5,12 @@ use virtio_bindings::virtio_config::{VIRTIO_F_NOTIFY_ON_EMPTY, VIRTIO_F_VERSION_
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VLAN,
     VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN,
-    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4,
-    VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6,
+    VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_USO,
+    VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use vsteer_switch::egress::OffloadCaps;
 
 use crate::ring::RingFeatures;
 
@@ -49,6 +51,9 @@ const SEGMENTATION: &[u32] = &[
     VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6,
     VIRTIO_NET_F_GUEST_ECN,
+    VIRTIO_NET_F_HOST_USO,
+    VIRTIO_NET_F_GUEST_USO4,
+    VIRTIO_NET_F_GUEST_USO6,
 ];
 
 fn bits(features: &[u32]) -> u64 {
@@ -60,7 +65,7 @@ fn bits(features: &[u32]) -> u64 {
 pub struct OffloadOptions {
     /// Checksum offload, both ways.
     pub checksum: bool,
-    /// TCP segmentation offload, both ways; needs `checksum`.
+    /// TCP and UDP segmentation offload, both ways; needs `checksum`.
     pub segmentation: bool,
 }
 
@@ -171,24 +176,27 @@ impl Negotiated {
         self.has(VIRTIO_NET_F_HOST_TSO6)
     }
 
+    /// The guest may send UDP frames to be segmented, over IPv4 and IPv6.
+    pub(crate) fn guest_sends_uso(self) -> bool {
+        self.has(VIRTIO_NET_F_HOST_USO)
+    }
+
     /// The guest takes frames without a checksum.
-    pub fn guest_takes_partial(self) -> bool {
+    pub(crate) fn guest_takes_partial(self) -> bool {
         self.has(VIRTIO_NET_F_GUEST_CSUM)
     }
 
-    /// The guest takes unsegmented TCP/IPv4 frames.
-    pub fn guest_takes_tso4(self) -> bool {
-        self.has(VIRTIO_NET_F_GUEST_TSO4)
-    }
-
-    /// The guest takes unsegmented TCP/IPv6 frames.
-    pub fn guest_takes_tso6(self) -> bool {
-        self.has(VIRTIO_NET_F_GUEST_TSO6)
-    }
-
-    /// The guest takes unsegmented TCP frames with congestion-window-reduced marks.
-    pub fn guest_takes_ecn(self) -> bool {
-        self.has(VIRTIO_NET_F_GUEST_ECN)
+    /// The offloads that the guest takes. The header of an unsegmented UDP frame does not tell IPv4 from IPv6, so a guest gets
+    /// such frames if it takes both.
+    #[inline]
+    pub fn guest_takes(self) -> OffloadCaps {
+        OffloadCaps {
+            checksum: self.guest_takes_partial(),
+            tso4: self.has(VIRTIO_NET_F_GUEST_TSO4),
+            tso6: self.has(VIRTIO_NET_F_GUEST_TSO6),
+            uso: self.has(VIRTIO_NET_F_GUEST_USO4) && self.has(VIRTIO_NET_F_GUEST_USO6),
+            ecn: self.has(VIRTIO_NET_F_GUEST_ECN),
+        }
     }
 
     pub(crate) fn ring_features(self) -> RingFeatures {
@@ -221,6 +229,9 @@ impl Negotiated {
             (VIRTIO_RING_F_INDIRECT_DESC, "indirect_desc"),
             (VIRTIO_RING_F_EVENT_IDX, "event_idx"),
             (VIRTIO_F_VERSION_1, "version_1"),
+            (VIRTIO_NET_F_GUEST_USO4, "guest_uso4"),
+            (VIRTIO_NET_F_GUEST_USO6, "guest_uso6"),
+            (VIRTIO_NET_F_HOST_USO, "host_uso"),
         ];
         NAMES.iter().filter(|(bit, _)| self.has(*bit)).map(|(_, name)| *name).collect()
     }

@@ -6,6 +6,7 @@
 use vsteer_switch::packet::{Checksum, GsoKind, Offload};
 use vsteer_switch::wire::virtio_net::{
     self, F_DATA_VALID as DATA_VALID, F_NEEDS_CSUM as NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6,
+    GSO_UDP_L4,
 };
 
 use super::features::Negotiated;
@@ -105,22 +106,19 @@ fn parse_offload(header: NetHeader, frame_len: usize, negotiated: Negotiated) ->
     if bytes[0] & NEEDS_CSUM == 0 || !negotiated.guest_sends_partial() || !fits {
         return Err(BadHeader);
     }
+    let gso_ecn = bytes[1] & GSO_ECN != 0;
     let gso = match bytes[1] & !GSO_ECN {
         GSO_NONE => GsoKind::None,
         GSO_TCPV4 if negotiated.guest_sends_tso4() => GsoKind::TcpV4,
         GSO_TCPV6 if negotiated.guest_sends_tso6() => GsoKind::TcpV6,
+        // Such marks are TCP's; Linux refuses them here too.
+        GSO_UDP_L4 if negotiated.guest_sends_uso() && !gso_ecn => GsoKind::Udp,
         _ => return Err(BadHeader),
     };
     if gso != GsoKind::None && gso_size == 0 {
         return Err(BadHeader);
     }
-    Ok(Offload {
-        checksum: Checksum::Partial { start, offset },
-        gso,
-        gso_ecn: bytes[1] & GSO_ECN != 0,
-        gso_size,
-        header_len,
-    })
+    Ok(Offload { checksum: Checksum::Partial { start, offset }, gso, gso_ecn, gso_size, header_len })
 }
 
 /// What the guest is told of a frame that takes `buffers` receive buffers.
@@ -146,8 +144,9 @@ fn low_of_gso(offload: &Offload) -> u64 {
         GsoKind::None => return 0,
         GsoKind::TcpV4 => GSO_TCPV4,
         GsoKind::TcpV6 => GSO_TCPV6,
+        GsoKind::Udp => GSO_UDP_L4,
     };
-    let kind = if offload.gso_ecn { kind | GSO_ECN } else { kind };
+    let kind = if offload.gso_ecn && offload.gso.is_tcp() { kind | GSO_ECN } else { kind };
     u64::from(kind) << 8 | u64::from(offload.header_len) << 16 | u64::from(offload.gso_size) << 32
 }
 
@@ -170,6 +169,42 @@ mod tests {
         assert_eq!(header.bytes(), [1, 0x81, 66, 0, 0xa8, 5, 34, 0, 16, 0, 3, 0]);
         assert_eq!(NetHeader::of_bytes(&header.bytes()), header);
         assert_eq!(parse(header, 3000, ALL), Ok(offload));
+    }
+
+    #[test]
+    fn header_of_datagrams_to_be_cut_survives_the_round_trip() {
+        let offload = Offload {
+            checksum: Checksum::Partial { start: 34, offset: 6 },
+            gso: GsoKind::Udp,
+            gso_ecn: false,
+            gso_size: 1200,
+            header_len: 42,
+        };
+        let header = build(&offload, 1, ALL);
+        assert_eq!(header.bytes(), [1, 5, 42, 0, 0xb0, 4, 34, 0, 6, 0, 1, 0]);
+        assert_eq!(parse(header, 3000, ALL), Ok(offload));
+        let larger_than_the_payload = parse(header, 42, ALL);
+        assert_eq!(larger_than_the_payload, Ok(offload), "one datagram is what comes of it");
+        let marked = build(&Offload { gso_ecn: true, ..offload }, 1, ALL);
+        assert_eq!(marked, header, "congestion-window-reduced marks are TCP's");
+    }
+
+    #[test]
+    fn datagrams_to_be_cut_that_make_no_sense_are_refused() {
+        let parse_bytes = |bytes, features| parse(NetHeader::of_bytes(&bytes), 3000, Negotiated(features));
+        const CSUM: u64 = 1;
+        const HOST_USO: u64 = 1 << 56;
+        let good = [1, 5, 42, 0, 0xb0, 4, 34, 0, 6, 0, 0, 0];
+        assert!(parse_bytes(good, CSUM | HOST_USO).is_ok());
+        assert_eq!(parse_bytes(good, !HOST_USO), Err(BadHeader), "not negotiated");
+        assert_eq!(parse_bytes(good, HOST_USO), Err(BadHeader), "no checksum negotiated");
+        for (at, value) in [(0, 0), (1, 0x85), (1, 6)] {
+            let mut bad = good;
+            bad[at] = value;
+            assert_eq!(parse_bytes(bad, u64::MAX), Err(BadHeader), "byte {at} is {value}");
+        }
+        let no_size = [1, 5, 42, 0, 0, 0, 34, 0, 6, 0, 0, 0];
+        assert_eq!(parse_bytes(no_size, u64::MAX), Err(BadHeader));
     }
 
     #[test]
