@@ -21,6 +21,9 @@ const OTHER_CPU: usize = 0;
 /// The longest that a replacement of rules may hold a packet.
 const HOLD: Duration = Duration::from_millis(1);
 
+/// Hosts were met that spoil every second attempt for minutes.
+const ATTEMPTS: usize = 12;
+
 /// A thread that was off its processor for so long explains a late packet.
 const OFF_PROCESSOR_NS: u64 = 200_000;
 
@@ -34,14 +37,14 @@ fn replaced_rules_neither_lose_nor_hold_packets() -> Result<()> {
     group.finish()
 }
 
-/// Runs [`steady`] until no packet was held without an explanation, three times at most.
+/// Runs [`steady`] until no packet was held without an explanation, [`ATTEMPTS`] times at most.
 ///
 /// When the host of a virtual machine takes a processor away for some milliseconds and does not account for it, nothing in
 /// the machine tells. A switch that holds packets when rules are replaced does so in every attempt, as each has several
 /// replacements. What was held in an attempt before the good one is part of the text.
 fn unheld(world: &mut World, interval: Option<Duration>) -> Result<String> {
     let mut held = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..ATTEMPTS {
         let (text, first) = steady(world, interval)?;
         match first {
             None if held.is_empty() => return Ok(text),
